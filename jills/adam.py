@@ -1,0 +1,149 @@
+"""Adam, the baseline, and any other Optax optimizer behind the same step.
+
+    g ← ∂ loss / ∂ params;   change, inner ← optax.adam(learning_rate, b1, b2, eps)(g, inner)
+    params ← params + change
+
+(Kingma & Ba, arXiv 1412.6980, as in Optax.) The optimizer is built from `hparams` inside the trace,
+so its rate stays a number that can differ between the members of a sweep.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jills import checks, losses
+from jills.algorithm import Algorithm
+from jills.network import Network
+from jills.types import Activations, Batch, Params, State
+
+
+class Hparams(NamedTuple):
+    """The numbers of Adam; scalars, or `(H,)` in a sweep."""
+
+    learning_rate: float | jax.Array = 1e-2  # positive
+    b1: float | jax.Array = 0.9  # in [0, 1)
+    b2: float | jax.Array = 0.999  # in [0, 1)
+    eps: float | jax.Array = 1e-8  # not negative
+
+
+class Detail(NamedTuple):
+    """The signs of health of a gradient step."""
+
+    gradient_norm: float | jax.Array  # () Euclidean, at the parameters received
+
+
+class Inner(NamedTuple):
+    """Optax's state, and the gradient at the state's parameters (so that no pass is done twice)."""
+
+    optimizer: Any
+    gradient: Params
+
+
+def adam(hparams: Hparams) -> optax.GradientTransformation:
+    """`optax.adam` with the numbers of `hparams`."""
+    return optax.adam(hparams.learning_rate, b1=hparams.b1, b2=hparams.b2, eps=hparams.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptaxAlgorithm(Algorithm):
+    """The algorithm; make it with `build`."""
+
+    optimizer: Callable[[Any], optax.GradientTransformation] = adam
+    blank_detail: Any = Detail(0.0)
+
+    def start(self, params: Params) -> Inner:
+        """Optax's initial state, and a gradient that `evaluate` will replace."""
+        state = self._optimizer(self.defaults).init(params)
+        return Inner(_strong(state, params), jax.tree.map(jnp.zeros_like, params))
+
+    def evaluate(self, params: Params, inner: Inner, batch: Batch) -> tuple[Activations, jax.Array, Inner]:
+        """Activations, loss and gradient in one forward and backward pass."""
+        (loss, activations), gradient = jax.value_and_grad(self._loss, has_aux=True)(params, batch)
+        return activations, loss, inner._replace(gradient=gradient)
+
+    def update(self, hparams: Any, state: State, batch: Batch) -> tuple[Params, Inner, Detail]:
+        """One step of the optimizer along the gradient kept in the state."""
+        optimizer_state, gradient = state.inner
+        # Line searches (optax.lbfgs) ask for the loss as a function; others ignore the extra arguments.
+        # Optax multiplies integer counts with rates, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            change, optimizer_state = self._optimizer(hparams).update(
+                gradient,
+                optimizer_state,
+                state.params,
+                value=state.loss,
+                grad=gradient,
+                value_fn=lambda params: self._loss(params, batch)[0],
+            )
+        params = jax.tree.map(jnp.add, state.params, change)
+        detail = Detail(optax.tree.norm(gradient))
+        return params, Inner(_strong(optimizer_state, params), gradient), detail
+
+    def _loss(self, params, batch):
+        activations = self.network.forward(params, batch.inputs)
+        return self.loss(activations[-1], batch.targets, batch.weights), activations
+
+    def _optimizer(self, hparams):
+        return optax.with_extra_args_support(self.optimizer(hparams))
+
+
+def _strong(tree, params):
+    """Optax starts some leaves as weakly typed Python numbers; a scan would compile twice for them."""
+    dtype = params[0].weight.dtype
+
+    def fix(leaf):
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype)
+
+    return jax.tree.map(fix, tree)
+
+
+ADAM_LIMITS = (
+    checks.Limit("learning_rate", 0.0, float("inf"), open_low=True),
+    checks.Limit("b1", 0.0, 1.0, open_high=True),
+    checks.Limit("b2", 0.0, 1.0, open_high=True),
+    checks.Limit("eps", 0.0, float("inf")),
+)
+
+
+def build(
+    network: Network,
+    loss: losses.Loss = losses.squared_error,
+    optimizer: Callable[[Any], optax.GradientTransformation] = adam,
+    defaults: Any = Hparams(),
+    *,
+    full_batch: bool = True,
+) -> OptaxAlgorithm:
+    """Adam for a network, or another Optax optimizer.
+
+    Args:
+        network: any.
+        loss: any.
+        optimizer: `hparams → optax.GradientTransformation`. Define it at module level: two builds
+            with one function are equal and share what is compiled.
+        defaults: the hparams of that optimizer, a NamedTuple of numbers; says which there are.
+        full_batch: False where steps receive different batches.
+
+    Any optimizer, for example::
+
+        class Rate(NamedTuple):
+            learning_rate: float = 0.1
+
+        def sgd(hparams):
+            return optax.sgd(hparams.learning_rate)
+
+        algorithm = jills.adam.build(network, optimizer=sgd, defaults=Rate())
+    """
+    limits = ADAM_LIMITS if isinstance(defaults, Hparams) else ()
+    return OptaxAlgorithm(
+        network=network,
+        loss=loss,
+        optimizer=optimizer,
+        defaults=defaults,
+        limits=limits,
+        full_batch=bool(full_batch),
+    )

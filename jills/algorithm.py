@@ -1,0 +1,150 @@
+"""What all algorithms share: the state, and the step around an algorithm's own update."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jills import checks, results
+from jills.losses import Loss
+from jills.network import Network
+from jills.types import Activations, Batch, Info, Params, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm(ABC):
+    """A way to train: `init(params, batch) → state`, `step(hparams, state, batch) → (state, info)`.
+
+    Holds functions and static choices only, so it is hashable and can be a static argument of
+    `jax.jit`; all numbers arrive with `hparams`. A new algorithm derives from this class and writes
+    `update` (and `evaluate`, if it keeps more than activations and loss).
+
+    Attributes:
+        network: the network to train.
+        loss: the loss to lower.
+        full_batch: True: each step receives the batch of the step before, so what is known of the
+            new parameters on it is kept in the state. False: steps may receive other batches, and
+            the state is brought up to date with the batch at the start of each step; `activations`,
+            `loss` and `best_params` are then those of the parameters the last step received.
+        defaults: the algorithm's `Hparams` with default values; says which numbers there are.
+        limits: the interval each of them must lie in.
+        blank_detail: `Info.detail` of a member that has stopped, in plain numbers.
+    """
+
+    network: Network
+    loss: Loss
+    full_batch: bool = True
+    defaults: Any = ()
+    limits: tuple[checks.Limit, ...] = ()
+    blank_detail: Any = ()
+
+    def start(self, params: Params) -> Any:
+        """The part of the state that is the algorithm's own, before the first step."""
+        return ()
+
+    def evaluate(self, params: Params, inner: Any, batch: Batch) -> tuple[Activations, jax.Array, Any]:
+        """Activations and loss of params on a batch, and `inner` brought up to date with it."""
+        activations = self.network.forward(params, batch.inputs)
+        return activations, self.loss(activations[-1], batch.targets, batch.weights), inner
+
+    @abstractmethod
+    def update(self, hparams: Any, state: State, batch: Batch) -> tuple[Params, Any, Any]:
+        """New params, new `inner`, and `Info.detail`, from a state that is up to date."""
+
+    def check(self, hparams: Any) -> None:
+        """Raises ValueError where hparams are of the wrong kind or known to be out of range."""
+        checks.check_hparams(hparams, self.defaults, self.limits)
+
+    def init(self, params: Params, batch: Batch) -> State:
+        """The state before the first step.
+
+        Args:
+            params: of `network.init`, float32 or float64. The batch is converted to their dtype.
+            batch: inputs `(n, d)`, targets `(n, k)`, weights `(n,)` or None.
+
+        Raises:
+            ValueError: shapes or dtypes that do not fit, no rows, NaN or inf in the data.
+        """
+        checks.check_params(self.network, params)
+        checks.check_batch(self.network, batch)
+        params = jax.tree.map(jnp.asarray, params)
+        batch = prepare(batch, params)
+        activations, loss, inner = self.evaluate(params, self.start(params), batch)
+        finite = jnp.isfinite(loss) & all_finite(params)
+        best_loss = jnp.where(finite, loss, jnp.full_like(loss, jnp.inf))
+        zero = jnp.zeros((), jnp.int32)
+        result = jnp.where(finite, zero, jnp.full_like(zero, results.NON_FINITE))
+        return State(params, activations, inner, zero, loss, params, best_loss, result)
+
+    def observe(self, state: State, batch: Batch) -> State:
+        """The state of the same parameters seen on a batch, which may be another one."""
+        batch = prepare(batch, state.params)
+        activations, loss, inner = self.evaluate(state.params, state.inner, batch)
+        better = loss < state.best_loss
+        return state._replace(
+            activations=activations,
+            inner=inner,
+            loss=loss,
+            best_params=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.params, state.best_params),
+            best_loss=jnp.where(better, loss, state.best_loss),
+        )
+
+    def step(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Info]:
+        """One step. Pure; `hparams` comes first, so that `partial(step, hparams)` is a scan body.
+
+        Args:
+            hparams: the `Hparams` of the algorithm's module, scalars; cast to the params' dtype.
+            state: of `init` or an earlier step.
+            batch: see `full_batch`.
+
+        Returns:
+            The new state, and `Info` about the step.
+        """
+        checks.check_batch_shapes(self.network, batch)
+        batch = prepare(batch, state.params)
+        hparams = cast(hparams, state.params)
+        if not self.full_batch:
+            state = self.observe(state, batch)
+        elif state.activations[-1].shape != batch.targets.shape:
+            raise ValueError(
+                f"the state was taken on {state.activations[-1].shape[0]} rows, the batch has "
+                f"{batch.targets.shape[0]}; build the algorithm with full_batch=False"
+            )
+        params, inner, detail = self.update(hparams, state, batch)
+        old_loss, change = state.loss, norm_of_change(params, state.params)
+        state = state._replace(params=params, inner=inner, step=state.step + 1)
+        if self.full_batch:
+            state = self.observe(state, batch)
+        finite = jnp.isfinite(state.loss) & all_finite(params)
+        return state, Info(old_loss, change, finite, detail)
+
+
+def prepare(batch: Batch, params: Params) -> Batch:
+    """The batch in the dtype of params, with zeros in the rows of weight zero (they may hold NaN)."""
+    batch = cast(batch, params)
+    if batch.weights is None:
+        return batch
+    used = (batch.weights > 0)[:, None]
+    return batch._replace(
+        inputs=jnp.where(used, batch.inputs, jnp.zeros_like(batch.inputs)),
+        targets=jnp.where(used, batch.targets, jnp.zeros_like(batch.targets)),
+    )
+
+
+def cast(numbers, params: Params):
+    """Every leaf as an array of the dtype of params."""
+    dtype = params[0].weight.dtype
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), numbers)
+
+
+def all_finite(params: Params) -> jax.Array:
+    """Whether every parameter is finite, `()` bool."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
+def norm_of_change(new: Params, old: Params) -> jax.Array:
+    """`‖new − old‖₂` over all parameters, `()`."""
+    squares = jax.tree.map(lambda n, o: jnp.sum(jnp.square(n - o)), new, old)
+    return jnp.sqrt(jnp.sum(jnp.stack(jax.tree.leaves(squares))))

@@ -1,0 +1,139 @@
+"""Bad input is refused here, before anything is compiled: what was given, what is allowed, what to do.
+
+Shapes and dtypes are always checked. Values are checked where they are known; inside a trace
+(`jit`, `vmap`, a sweep's `problem`) they are not, and there a bad value becomes a result code.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jills.activations import Activation
+from jills.network import Network
+from jills.types import Batch, Params
+
+
+class Limit(NamedTuple):
+    """The interval that a number of `hparams` must lie in."""
+
+    field: str
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        """Which values lie inside; a NaN does not."""
+        above = values > self.low if self.open_low else values >= self.low
+        below = values < self.high if self.open_high else values <= self.high
+        return above & below
+
+    def __str__(self):
+        left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
+def known(*trees) -> bool:
+    """Whether all arrays are at hand, that is, none of them is a tracer."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def check_params(network: Network, params: Params) -> None:
+    """Raises ValueError where params are not those of the network."""
+    expected = [((i, o), (o,)) for i, o in zip(network.sizes[:-1], network.sizes[1:], strict=True)]
+    given = [(jnp.shape(layer.weight), jnp.shape(layer.bias)) for layer in params]
+    if given != expected:
+        raise ValueError(
+            f"params have shapes {given}, but a network of sizes {network.sizes} has {expected}; "
+            "make them with network.init(key)"
+        )
+    dtypes = {jnp.asarray(leaf).dtype if isinstance(leaf, float) else leaf.dtype for leaf in jax.tree.leaves(params)}
+    if len(dtypes) > 1 or not dtypes <= {jnp.dtype("float32"), jnp.dtype("float64")}:
+        names = sorted(str(dtype) for dtype in dtypes)
+        raise ValueError(f"params are {', '.join(names)}; all must be float32 or all float64")
+
+
+def check_batch(network: Network, batch: Batch) -> None:
+    """Raises ValueError where the batch does not fit the network, or (if known) is not finite."""
+    check_batch_shapes(network, batch)
+    if known(batch):
+        _check_values(batch)
+
+
+def check_batch_shapes(network: Network, batch: Batch) -> None:
+    """Raises ValueError where the shapes of a batch do not fit the network; looks at no value."""
+    inputs, targets, weights = batch
+    sizes, n = network.sizes, jnp.shape(inputs)[:1]
+    for name, array, width in (("inputs", inputs, sizes[0]), ("targets", targets, sizes[-1])):
+        shape = jnp.shape(array)
+        if len(shape) != 2 or shape[1] != width or shape[:1] != n:
+            hint = "; give one output as targets[:, None]" if name == "targets" and len(shape) == 1 else ""
+            raise ValueError(
+                f"{name} have shape {shape}, but network sizes {sizes} want (n, {width}) with the n "
+                f"of the inputs, {jnp.shape(inputs)}{hint}"
+            )
+    if n == (0,):
+        raise ValueError("the batch has no rows; at least one is needed")
+    if weights is not None and jnp.shape(weights) != n:
+        raise ValueError(f"weights have shape {jnp.shape(weights)}, but must be (n,) = {n}, one number for each row")
+
+
+def _check_values(batch):
+    used = np.ones(batch.inputs.shape[0], bool)
+    if batch.weights is not None:
+        weights = np.asarray(batch.weights)
+        if not np.all((weights >= 0) & np.isfinite(weights)):
+            raise ValueError("weights hold negative, NaN or infinite values; each must be finite and ≥ 0")
+        used = weights > 0
+        if not used.any():
+            raise ValueError("all weights are zero: no row is left to train on")
+    for name, array in (("inputs", batch.inputs), ("targets", batch.targets)):
+        bad = used & ~np.isfinite(np.asarray(array)).all(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"{name} hold NaN or inf in {bad.sum()} of {bad.size} rows, first in row {bad.argmax()}; "
+                "drop or fill them, or give those rows weight zero"
+            )
+
+
+def warn_outside_image(output: Activation, batch: Batch) -> None:
+    """Warns how many known targets the output activation cannot reach."""
+    if known(batch):
+        targets = jnp.asarray(batch.targets)
+        if batch.weights is not None:
+            targets = targets[np.asarray(batch.weights) > 0]
+        count = int(jnp.sum(output.outside(targets)))
+        if count:
+            low, high = output.image
+            warnings.warn(
+                f"{count} of {targets.size} targets lie outside the image ({low:g}, {high:g}) of the "
+                "output activation and were projected into it; scale the targets, or give the "
+                "network output=jills.activations.identity",
+                stacklevel=4,
+            )
+
+
+def check_hparams(hparams, defaults, limits: tuple[Limit, ...]) -> None:
+    """Raises ValueError for hparams of another kind than `defaults`, or known to be outside limits.
+
+    A NaN or infinite number is only warned of: in a sweep it is one member's failure.
+    """
+    if type(hparams) is not type(defaults):
+        name = type(defaults)
+        raise ValueError(
+            f"hparams are {type(hparams).__module__}.{type(hparams).__qualname__}, but this algorithm "
+            f"wants {name.__module__}.{name.__qualname__}{tuple(defaults)}"
+        )
+    if not known(hparams):
+        return
+    for limit in limits:
+        values = np.asarray(getattr(hparams, limit.field), np.float64)
+        finite = np.isfinite(values)
+        bad = values[finite & ~limit.holds(values)]
+        if bad.size:
+            raise ValueError(f"{limit.field} is {bad[0]:g}, but must lie in {limit}")
+        if not finite.all():
+            warnings.warn(f"{limit.field} is NaN or infinite in {np.sum(~finite)} members; they will fail", stacklevel=3)

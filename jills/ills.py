@@ -1,0 +1,261 @@
+"""ILLS: iterative linear least squares (Khadilkar, arXiv 2307.05189).
+
+The total input of a neuron is linear in its parameters and in the activations below it [P]:
+
+    forward pass → h^1 … h^(L-1)                                                          [P]
+    t^L ← f_L⁻¹(y)                         the ideal total input of the output layer      [P]
+    for l = L … 1:
+        θ^l ← argmin_θ ‖A^l θ − t^l‖²                                                     [P]
+        if l > 1:
+            Δθ ← argmin ‖(f'(H^(l-1)) ⊙ A^(l-1) Δθ) W^l − (t^l − A^l θ^l)‖²
+                                           the deviation in the parameters below          [P]
+            h^(l-1) ← h^(l-1) + ρ f'(H^(l-1)) ⊙ A^(l-1) Δθ     a small, linearised step   [P]
+            project h^(l-1) into the open image of f, with a margin                       [C]
+            t^(l-1) ← f⁻¹(h^(l-1))                                                        [P]
+    forward pass → new activations                                                        [C]
+
+[P] is what the paper says, as far as it is quoted in what we had at hand; [C] is what we had to
+choose. Chosen too: `W^l` is that of the `θ^l` just solved; with k outputs the deviation problem has
+`n · n_l` rows; targets outside the image of `f_L` are projected; `A^l` holds the activations of the
+forward pass, unshifted, and the shifted ones enter only through `t^(l-1)`; both solves take the
+same relative ridge; a row weight multiplies the square of its residual in every solve.
+
+Where `f` has no inverse, or `linearized=True`, the step stays in total-input space:
+`t^(l-1) ← H^(l-1) + ρ A^(l-1) Δθ`, the same to first order in ρ [C].
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jills import checks, losses, solvers
+from jills.algorithm import Algorithm, cast, prepare
+from jills.network import HIGHEST, Network, total_input, with_bias
+from jills.types import Activations, Batch, Layer, Params, State
+
+
+class Hparams(NamedTuple):
+    """The numbers of ILLS; scalars, or `(H,)` in a sweep."""
+
+    learning_rate: float | jax.Array = 0.5  # ρ, of the activations, in (0, 1]; parameters have none
+    ridge: float | jax.Array = 0.0  # relative, see jills.solvers
+
+
+class Detail(NamedTuple):
+    """The signs of ill health of an ILLS step."""
+
+    residual: float | jax.Array  # () root mean square of A^L θ^L − t^L after the top solve
+    rcond: float | jax.Array  # () reciprocal condition of the worst layer solve
+    rank_deficit: int | jax.Array  # () int32, ranks missing in all layer solves together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ills(Algorithm):
+    """The algorithm; make it with `build`."""
+
+    solver: solvers.Solver = solvers.lstsq
+    margin: float | None = None
+    linearized: bool = False
+
+    defaults: Any = Hparams()
+    blank_detail: Any = Detail(0.0, 1.0, 0)
+    limits: tuple[checks.Limit, ...] = (checks.Limit("learning_rate", 0.0, 1.0, open_low=True), checks.Limit("ridge", 0.0, float("inf")))
+
+    def init(self, params: Params, batch: Batch) -> State:
+        """See `Algorithm.init`; warns where targets lie outside the image of the output activation."""
+        state = super().init(params, batch)
+        checks.warn_outside_image(self.network.output, batch)
+        return state
+
+    def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[Params, tuple, Detail]:
+        """Solves the layers from the top down, each for the ideal total inputs handed to it."""
+        params, solutions, residual = state.params, [], jnp.zeros_like(state.loss)
+        target = self.ideal_input(batch)
+        for layer in reversed(range(len(params))):
+            solution = self.solve_layer(hparams, state.activations, batch, layer, target)
+            solutions.append(solution)
+            params = _with_layer(params, layer, solution.x)
+            if layer == len(params) - 1:
+                residual = self.residual(params, state.activations, batch, layer, target)
+            if layer > 0:
+                _, target = self.shift(hparams, params, state.activations, batch, layer, target)
+        rcond = jnp.min(jnp.stack([solution.rcond for solution in solutions]))
+        missing = [below + 1 - s.rank for below, s in zip(reversed(self.network.sizes[:-1]), solutions, strict=True)]
+        return params, (), Detail(residual, rcond, jnp.sum(jnp.stack(missing), dtype=jnp.int32))
+
+    def ideal_input(self, batch: Batch) -> jax.Array:
+        """`t^L`, `(n, k)`."""
+        return _ideal_of(self.loss)(batch.targets, self.network.output, self.margin)
+
+    def residual(self, params, activations, batch, layer, target) -> jax.Array:
+        """Root mean square of `t − A θ` over rows (by weight) and outputs, `()`."""
+        fitted = total_input(params[layer], _below(activations, batch, layer))
+        return jnp.sqrt(losses.squared_error(fitted, target, batch.weights))
+
+    def solve_layer(self, hparams, activations, batch, layer, target) -> solvers.Solution:
+        """`θ^l = argmin ‖A^l θ − t^l‖²`."""
+        rows = with_bias(_below(activations, batch, layer))
+        return self.solver.solve(rows, target, hparams.ridge, batch.weights)
+
+    def shift(self, hparams, params, activations, batch, layer, target) -> tuple[jax.Array, jax.Array]:
+        """The shifted activations below a layer, and the total input that they ask for there."""
+        below = self.network.activations[layer - 1]
+        rows = with_bias(_below(activations, batch, layer - 1))
+        total = total_input(params[layer - 1], rows[:, :-1])
+        slope = below.derivative(total)
+        change = self.deviation(hparams, params, activations, batch, layer, target, rows, slope)
+        if self.linearized or below.inverse is None:
+            wanted = total + hparams.learning_rate * change
+            return below.forward(wanted), wanted
+        shifted = activations[layer - 1] + hparams.learning_rate * slope * change
+        shifted = below.project(shifted, self.margin)
+        return shifted, below.inverse(shifted)
+
+    def deviation(self, hparams, params, activations, batch, layer, target, rows, slope) -> jax.Array:
+        """`A^(l-1) Δθ`, `(n, n_(l-1))`, the change of the total input below that best removes the residual."""
+        residual = target - total_input(params[layer], activations[layer - 1])
+        (n, k), width = residual.shape, slope.shape[1]
+        # Row (n, k), unknown (j, i): f'(H_nj) A_ni W_jk.
+        matrix = (
+            params[layer].weight.T[None, :, :, None] * slope[:, None, :, None] * rows[:, None, None, :]
+        ).reshape(n * k, -1)
+        weights = None if batch.weights is None else jnp.repeat(batch.weights, k)
+        solution = self.solver.solve(matrix, residual.reshape(n * k), hparams.ridge, weights)
+        return jnp.matmul(rows, solution.x.reshape(width, -1).T, precision=HIGHEST)
+
+
+def _below(activations, batch, layer):
+    return batch.inputs if layer == 0 else activations[layer - 1]
+
+
+def _with_layer(params, layer, solved):
+    return (*params[:layer], Layer(solved[:-1], solved[-1]), *params[layer + 1 :])
+
+
+def _ideal_of(loss):
+    if loss.ideal_input is None:
+        raise ValueError("ills: this loss has no ideal total input; use jills.losses.squared_error")
+    return loss.ideal_input
+
+
+def build(
+    network: Network,
+    loss: losses.Loss = losses.squared_error,
+    solver: solvers.Solver = solvers.lstsq,
+    *,
+    margin: float | None = None,
+    linearized: bool = False,
+    full_batch: bool = True,
+) -> Ills:
+    """ILLS for a network.
+
+    Args:
+        network: its output activation needs an inverse.
+        loss: one with an ideal total input; the paper's is squared error.
+        solver: for every solve; `solvers.lstsq` is the paper's, `solvers.qr` gives the same answer
+            in about a third of the time.
+        margin: kept between activations and the ends of their image, in units of the activation;
+            None: `activations.default_margin`.
+        linearized: shift total inputs instead of activations, also where `f` has an inverse.
+        full_batch: False where steps receive different batches.
+
+    Raises:
+        ValueError: an output activation without an inverse, a loss without an ideal total input, or
+            a margin that leaves nothing of an image.
+    """
+    _ideal_of(loss)
+    if network.output.inverse is None:
+        raise ValueError(
+            "ills: the output activation has no inverse, so targets have no ideal total input; give "
+            "the network output=jills.activations.identity or another invertible one"
+        )
+    widths = [activation.image[1] - activation.image[0] for activation in network.activations]
+    if margin is not None and not 0.0 < margin < min(widths) / 2:
+        raise ValueError(f"ills: margin is {margin}, but must lie in (0, {min(widths) / 2:g}), half the narrowest image")
+    return Ills(
+        network=network,
+        loss=loss,
+        solver=solver,
+        margin=margin,
+        linearized=bool(linearized),
+        full_batch=bool(full_batch),
+    )
+
+
+def solve_params(
+    params: Params,
+    activations: Activations,
+    batch: Batch,
+    layer: int,
+    target: jax.Array,
+    *,
+    ridge: float | jax.Array = 0.0,
+    solver: solvers.Solver = solvers.lstsq,
+) -> Params:
+    """The first half-step of the paper: `θ^l ← argmin_θ Σ_n w_n ‖A^l_n θ − t^l_n‖²`.
+
+    Args:
+        params: of the network; only those of `layer` are replaced.
+        activations: `h^1 … h^L`, each `(n, n_l)`.
+        batch: inputs `(n, d)`; its targets are not looked at.
+        layer: Python index into params, 0 for the first layer.
+        target: `t^l`, `(n, n_l)`, the total input the layer should have.
+        ridge: relative, see `jills.solvers`.
+        solver: how to solve.
+    """
+    batch = prepare(batch, params)
+    rows = with_bias(_below(activations, batch, layer))
+    solved = solver(rows, cast(target, params), cast(ridge, params), batch.weights)
+    return _with_layer(params, layer, solved)
+
+
+def shift_activations(
+    params: Params,
+    activations: Activations,
+    batch: Batch,
+    layer: int,
+    target: jax.Array,
+    network: Network,
+    *,
+    learning_rate: float | jax.Array = 0.5,
+    ridge: float | jax.Array = 0.0,
+    solver: solvers.Solver = solvers.lstsq,
+    margin: float | None = None,
+    linearized: bool = False,
+) -> Activations:
+    """The second half-step: `h^(l-1) ← h^(l-1) + ρ f'(H^(l-1)) ⊙ A^(l-1) Δθ`, then projected.
+
+    `Δθ = argmin Σ_n w_n ‖(f'(H^(l-1)_n) ⊙ A^(l-1)_n Δθ) W^l − (t^l_n − A^l_n θ^l)‖²`: the deviation
+    in the parameters below that would best remove what is left after `solve_params`.
+
+    Args:
+        params: with `θ^l` already solved and `θ^(l-1)` as in the forward pass.
+        activations: `h^1 … h^L` of that forward pass.
+        batch: inputs `(n, d)`; its targets are not looked at.
+        layer: Python index of the layer whose input is shifted, 1 or above; `activations[layer - 1]`
+            is replaced.
+        target: `t^l`, `(n, n_l)`.
+        network: tells `f`.
+        learning_rate: ρ in (0, 1].
+        ridge: relative, see `jills.solvers`.
+        solver: how to solve.
+        margin: see `build`.
+        linearized: see `build`.
+
+    Raises:
+        ValueError: `layer` is not the index of a layer with activations below it.
+    """
+    if not 1 <= layer < len(params):
+        raise ValueError(f"shift_activations: layer is {layer}, but must lie in 1 … {len(params) - 1}")
+    algorithm = Ills(
+        network=network, loss=losses.squared_error, solver=solver, margin=margin, linearized=linearized
+    )
+    hparams = cast(Hparams(learning_rate, ridge), params)
+    batch, target = prepare(batch, params), cast(target, params)
+    shifted, _ = algorithm.shift(hparams, params, activations, batch, layer, target)
+    return (*activations[: layer - 1], shifted, *activations[layer:])
+
+
+__all__ = ["Detail", "Hparams", "Ills", "build", "shift_activations", "solve_params"]

@@ -1,0 +1,109 @@
+"""A fully connected network: its sizes and activations, and the pure functions they define."""
+
+import math
+import numbers
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jills.activations import Activation, identity
+from jills.types import Activations, Layer, Params
+
+HIGHEST = jax.lax.Precision.HIGHEST  # TF32 and bfloat16 products would ruin a least-squares solve
+
+
+@dataclass(frozen=True)
+class Network:
+    """`h^l = f_l(h^(l-1) W^l + b^l)` for `l = 1 … L`. Holds no arrays.
+
+    Attributes:
+        sizes: widths `(n_0, …, n_L)`, inputs first, outputs last; `(3, 1)` has no hidden layer.
+        activation: `f` of the hidden layers: one for all, or a tuple with one for each.
+        output: `f_L`.
+
+    Raises:
+        ValueError: sizes that are not at least two positive integers, or activations that are not
+            `Activation`s or do not match the number of hidden layers.
+    """
+
+    sizes: tuple[int, ...]
+    activation: Activation | tuple[Activation, ...] = identity
+    output: Activation = identity
+
+    def __post_init__(self):
+        sizes = tuple(self.sizes)
+        if len(sizes) < 2 or not all(isinstance(s, numbers.Integral) and s >= 1 for s in sizes):
+            raise ValueError(
+                f"Network: sizes are {self.sizes}, but must be at least two positive integers: "
+                "inputs, hidden widths …, outputs"
+            )
+        object.__setattr__(self, "sizes", tuple(int(size) for size in sizes))
+        if isinstance(self.activation, list):
+            object.__setattr__(self, "activation", tuple(self.activation))
+        if isinstance(self.activation, tuple) and len(self.activation) != self.num_layers - 1:
+            raise ValueError(
+                f"Network: {len(self.activation)} activations for {self.num_layers - 1} hidden "
+                "layers; give one for all of them or one for each"
+            )
+        for activation in self.activations:
+            if not isinstance(activation, Activation):
+                raise ValueError(
+                    f"Network: {activation!r} is not a jills.activations.Activation; take one from "
+                    "jills.activations or build one with its derivative"
+                )
+
+    @property
+    def num_layers(self) -> int:
+        """`L`, the number of layers with parameters."""
+        return len(self.sizes) - 1
+
+    @property
+    def activations(self) -> tuple[Activation, ...]:
+        """`f_1 … f_L`."""
+        if isinstance(self.activation, tuple):
+            return (*self.activation, self.output)
+        return (self.activation,) * (self.num_layers - 1) + (self.output,)
+
+    @property
+    def num_params(self) -> int:
+        """The number of weights and biases."""
+        return sum((i + 1) * o for i, o in zip(self.sizes[:-1], self.sizes[1:], strict=True))
+
+    def init(self, key: jax.Array, dtype=None, scale: float = 1.0) -> Params:
+        """Draws weights and biases from `N(0, scale² / fan_in)`.
+
+        Args:
+            key: a JAX random key.
+            dtype: float32 or float64; None: JAX's default floating dtype.
+            scale: factor on the standard deviation.
+        """
+        dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
+        layers = []
+        keys = jax.random.split(key, self.num_layers)
+        for layer_key, fan_in, fan_out in zip(keys, self.sizes[:-1], self.sizes[1:], strict=True):
+            both = jax.random.normal(layer_key, (fan_in + 1, fan_out), dtype) * (scale / math.sqrt(fan_in))
+            layers.append(Layer(both[:-1], both[-1]))
+        return tuple(layers)
+
+    def forward(self, params: Params, inputs: jax.Array) -> Activations:
+        """The activations `h^1 … h^L` of every layer; the last one is the prediction `(n, k)`."""
+        activations = []
+        for layer, activation in zip(params, self.activations, strict=True):
+            inputs = activation.forward(total_input(layer, inputs))
+            activations.append(inputs)
+        return tuple(activations)
+
+    def predict(self, params: Params, inputs: jax.Array) -> jax.Array:
+        """The prediction `h^L`, `(n, k)`, for inputs `(n, d)`."""
+        return self.forward(params, inputs)[-1]
+
+
+def total_input(layer: Layer, below: jax.Array) -> jax.Array:
+    """`H = h W + b`, `(n, fan_out)`, from the activations below, `(n, fan_in)`."""
+    return jnp.matmul(below, layer.weight, precision=HIGHEST) + layer.bias[None, :]
+
+
+def with_bias(below: jax.Array) -> jax.Array:
+    """`A = [h, 1]`, `(n, fan_in + 1)`: a column of ones beside the activations below."""
+    return jnp.concatenate([below, jnp.ones((below.shape[0], 1), below.dtype)], axis=1)

@@ -1,0 +1,89 @@
+"""One algorithm, one set of numbers, T steps, as one scan."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+
+from jills import results
+from jills.algorithm import Algorithm, cast, prepare
+from jills.results import Stop
+from jills.types import Batch, Info, Metrics, Params, State
+
+
+def run(
+    algorithm: Algorithm,
+    hparams,
+    params: Params | State,
+    batch: Batch,
+    num_steps: int,
+    *,
+    stop: Stop = Stop(),
+    metrics: Metrics | None = None,
+) -> tuple[State, Info]:
+    """Trains one network. Pure: it can be wrapped in `jit` or `vmap`.
+
+    `algorithm` and `num_steps` are static. Everything else is data: other numbers, parameters or
+    rows of the same shape do not compile again.
+
+    Args:
+        algorithm: of a `build`.
+        hparams: the algorithm's `Hparams`, scalars.
+        params: where to start, or the `State` of an earlier run to go on from.
+        batch: inputs `(n, d)`, targets `(n, k)`, weights `(n,)` or None.
+        num_steps: T ≥ 1.
+        stop: when to stop on its own; from then on the state stays as it is.
+        metrics: recorded as `info.metrics` for the parameters each step received.
+
+    Returns:
+        The final state, and `Info` with leaves `[T, …]`: `info.loss[t]` is the loss after t steps,
+        so `info.loss[0]` is that of the start and `state.loss` the final one.
+
+    Raises:
+        ValueError: hparams out of range, shapes that do not fit, NaN or inf in known data.
+    """
+    algorithm.check(hparams)
+    if num_steps < 1:
+        raise ValueError(f"run: num_steps is {num_steps}, but must be at least 1")
+    state = params if isinstance(params, State) else algorithm.init(params, batch)
+    return _run(algorithm, num_steps, hparams, state, batch, stop, as_partial(metrics))
+
+
+def as_partial(function):
+    """A function as a pytree: itself static, the arrays of a `Partial` data; None stays None."""
+    return function if function is None or isinstance(function, Partial) else Partial(function)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _run(algorithm, num_steps, hparams, state, batch, stop, metrics):
+    remaining = jnp.asarray(num_steps, jnp.int32)
+    return scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining)
+
+
+def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining) -> tuple[State, Info]:
+    """`num_steps` steps, of which only the first `remaining`, `()` int32, are taken."""
+    batch = prepare(batch, state.params)
+    hparams, stop = cast(hparams, state.params), cast(stop, state.params)
+
+    def body(state, index):
+        values = () if metrics is None else metrics(state.params)
+        active = (state.result == results.RUNNING) & (index < remaining)
+        state, info = lax.cond(active, advance, hold, state)
+        return state, info._replace(metrics=values)
+
+    def advance(state):
+        state, info = algorithm.step(hparams, state, batch)
+        return state._replace(result=results.code(state.loss, info.update_norm, info.finite, stop)), info
+
+    def hold(state):
+        finite = state.result != results.NON_FINITE
+        detail = jax.tree.map(partial(_like_detail, dtype=state.loss.dtype), algorithm.blank_detail)
+        return state, Info(state.loss, jnp.zeros_like(state.loss), finite, detail)
+
+    return lax.scan(body, state, jnp.arange(num_steps, dtype=jnp.int32))
+
+
+def _like_detail(number, dtype):
+    return jnp.asarray(number, dtype if isinstance(number, float) else jnp.int32)

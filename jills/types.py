@@ -1,0 +1,70 @@
+"""The data every part of jills passes around: plain tuples of arrays, so that each is a pytree.
+
+Notation, used in every docstring: `n` rows, layers `l = 1 … L` of widths `n_0 … n_L`, `h^0` the
+inputs, `A^l = [h^(l-1), 1]`, total input `H^l = A^l θ^l`, activation `h^l = f_l(H^l)`.
+Python indexes layers from zero: `params[l - 1]` and `activations[l - 1]` belong to layer `l`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Layer(NamedTuple):
+    """The parameters θ of one layer: `total_input = activations_below @ weight + bias`."""
+
+    weight: jax.Array  # (fan_in, fan_out)
+    bias: jax.Array  # (fan_out,)
+
+
+Params = tuple[Layer, ...]
+"""One `Layer` for each layer, the first hidden layer first."""
+
+Activations = tuple[jax.Array, ...]
+"""`h^1 … h^L`, each `(n, n_l)`; the last one is the prediction. `h^0` is the batch's inputs."""
+
+
+class Batch(NamedTuple):
+    """Rows to train on."""
+
+    inputs: jax.Array  # (n, d)
+    targets: jax.Array  # (n, k)
+    weights: jax.Array | None = None  # (n,) not negative; a row of weight zero changes nothing
+
+
+class State(NamedTuple):
+    """One network in training. `activations` and `loss` belong to `params`.
+
+    They were taken on the batch of the last step (of `init`, before the first step).
+    """
+
+    params: Params
+    activations: Activations
+    inner: Any  # what the algorithm keeps between steps (Optax's state, damping, …)
+    step: jax.Array  # () int32, steps taken
+    loss: jax.Array  # () the true forward loss of `params`
+    best_params: Params  # the parameters of the lowest loss seen so far
+    best_loss: jax.Array  # () their loss; inf before the first finite one
+    result: jax.Array  # () int32, a code of `jills.results`: 0 while running
+
+
+class Info(NamedTuple):
+    """What one step tells. In a run each leaf leads with `[T]`, in a sweep with `[H, S, T]`."""
+
+    loss: jax.Array  # () the true forward loss of the parameters the step received
+    update_norm: jax.Array  # () Euclidean length of the change of all parameters
+    finite: jax.Array  # () bool: the new parameters and their loss are finite
+    detail: Any = ()  # a NamedTuple of the algorithm's own signs, see its module
+    metrics: Any = ()  # what `metrics(params)` returned for the parameters received
+
+
+Problem = Callable[[jax.Array], tuple[Params, Batch]]
+"""`problem(key) → (params, batch)`, pure: the start and the data of one member of a sweep.
+
+Arrays that it closes over are compiled in. Where they change between sweeps, pass them as
+arguments of a `jax.tree_util.Partial`: other data of the same shape then compile nothing.
+"""
+
+Metrics = Callable[[Params], Any]
+"""`metrics(params) → pytree of arrays`, pure: recorded at each step (a test loss, say)."""
