@@ -31,6 +31,7 @@ class Activation:
     image: tuple[float, float] = (-math.inf, math.inf)
 
     def __call__(self, total_input: jax.Array) -> jax.Array:
+        """`f(H)`."""
         return self.forward(total_input)
 
     def project(self, values: jax.Array, margin: float | None = None) -> jax.Array:
@@ -44,7 +45,7 @@ class Activation:
         low, high = self.image
         return jnp.clip(values, low + margin, high - margin)
 
-    def outside(self, values: jax.Array) -> jax.Array:
+    def outside(self, values):
         """Which values lie outside the open image and so have no exact ideal total input."""
         low, high = self.image
         return (values <= low) | (values >= high)

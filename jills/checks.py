@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jills.activations import Activation
 from jills.network import Network
@@ -37,8 +38,11 @@ class Limit(NamedTuple):
 
 
 def known(*trees) -> bool:
-    """Whether all arrays are at hand, that is, none of them is a tracer."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    """Whether all arrays are at hand, that is, none of them is a tracer.
+
+    Arrays closed over are at hand even inside a trace, as long as only NumPy looks at them.
+    """
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def check_params(network: Network, params: Params) -> None:
@@ -102,10 +106,10 @@ def _check_values(batch):
 def warn_outside_image(output: Activation, batch: Batch) -> None:
     """Warns how many known targets the output activation cannot reach."""
     if known(batch):
-        targets = jnp.asarray(batch.targets)
+        targets = np.asarray(batch.targets)
         if batch.weights is not None:
             targets = targets[np.asarray(batch.weights) > 0]
-        count = int(jnp.sum(output.outside(targets)))
+        count = int(np.sum(output.outside(targets)))
         if count:
             low, high = output.image
             warnings.warn(
@@ -136,4 +140,6 @@ def check_hparams(hparams, defaults, limits: tuple[Limit, ...]) -> None:
         if bad.size:
             raise ValueError(f"{limit.field} is {bad[0]:g}, but must lie in {limit}")
         if not finite.all():
-            warnings.warn(f"{limit.field} is NaN or infinite in {np.sum(~finite)} members; they will fail", stacklevel=3)
+            warnings.warn(
+                f"{limit.field} is NaN or infinite in {np.sum(~finite)} members; they will fail", stacklevel=3
+            )

@@ -61,7 +61,10 @@ class Ills(Algorithm):
 
     defaults: Any = Hparams()
     blank_detail: Any = Detail(0.0, 1.0, 0)
-    limits: tuple[checks.Limit, ...] = (checks.Limit("learning_rate", 0.0, 1.0, open_low=True), checks.Limit("ridge", 0.0, float("inf")))
+    limits: tuple[checks.Limit, ...] = (
+        checks.Limit("learning_rate", 0.0, 1.0, open_low=True),
+        checks.Limit("ridge", 0.0, float("inf")),
+    )
 
     def init(self, params: Params, batch: Batch) -> State:
         """See `Algorithm.init`; warns where targets lie outside the image of the output activation."""
@@ -118,9 +121,9 @@ class Ills(Algorithm):
         residual = target - total_input(params[layer], activations[layer - 1])
         (n, k), width = residual.shape, slope.shape[1]
         # Row (n, k), unknown (j, i): f'(H_nj) A_ni W_jk.
-        matrix = (
-            params[layer].weight.T[None, :, :, None] * slope[:, None, :, None] * rows[:, None, None, :]
-        ).reshape(n * k, -1)
+        matrix = (params[layer].weight.T[None, :, :, None] * slope[:, None, :, None] * rows[:, None, None, :]).reshape(
+            n * k, -1
+        )
         weights = None if batch.weights is None else jnp.repeat(batch.weights, k)
         solution = self.solver.solve(matrix, residual.reshape(n * k), hparams.ridge, weights)
         return jnp.matmul(rows, solution.x.reshape(width, -1).T, precision=HIGHEST)
@@ -173,7 +176,9 @@ def build(
         )
     widths = [activation.image[1] - activation.image[0] for activation in network.activations]
     if margin is not None and not 0.0 < margin < min(widths) / 2:
-        raise ValueError(f"ills: margin is {margin}, but must lie in (0, {min(widths) / 2:g}), half the narrowest image")
+        raise ValueError(
+            f"ills: margin is {margin}, but must lie in (0, {min(widths) / 2:g}), half the narrowest image"
+        )
     return Ills(
         network=network,
         loss=loss,
@@ -249,9 +254,7 @@ def shift_activations(
     """
     if not 1 <= layer < len(params):
         raise ValueError(f"shift_activations: layer is {layer}, but must lie in 1 … {len(params) - 1}")
-    algorithm = Ills(
-        network=network, loss=losses.squared_error, solver=solver, margin=margin, linearized=linearized
-    )
+    algorithm = Ills(network=network, loss=losses.squared_error, solver=solver, margin=margin, linearized=linearized)
     hparams = cast(Hparams(learning_rate, ridge), params)
     batch, target = prepare(batch, params), cast(target, params)
     shifted, _ = algorithm.shift(hparams, params, activations, batch, layer, target)

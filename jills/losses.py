@@ -62,9 +62,7 @@ def _squared_error_ideal_input(targets, activation, margin):
     return activation.inverse(activation.project(targets, margin))
 
 
-squared_error = Loss(
-    _squared_error, _squared_error_gradient, _squared_error_curvature, _squared_error_ideal_input
-)
+squared_error = Loss(_squared_error, _squared_error_gradient, _squared_error_curvature, _squared_error_ideal_input)
 """`mean_k (z_k - y_k)²`: the mean square over rows and outputs, without a factor ½.
 
 Its ideal total input is `f_L⁻¹(y)`, with `y` projected into the open image of `f_L`.

@@ -1,5 +1,6 @@
 """One algorithm, one set of numbers, T steps, as one scan."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -48,12 +49,13 @@ def run(
     if num_steps < 1:
         raise ValueError(f"run: num_steps is {num_steps}, but must be at least 1")
     state = params if isinstance(params, State) else algorithm.init(params, batch)
-    return _run(algorithm, num_steps, hparams, state, batch, stop, as_partial(metrics))
+    shared = None if metrics is None else as_partial(metrics)
+    return _run(algorithm, num_steps, hparams, state, batch, stop, shared)
 
 
-def as_partial(function):
-    """A function as a pytree: itself static, the arrays of a `Partial` data; None stays None."""
-    return function if function is None or isinstance(function, Partial) else Partial(function)
+def as_partial(function: Callable) -> Partial:
+    """A function as a pytree: itself static, the arrays of a `Partial` data."""
+    return function if isinstance(function, Partial) else Partial(function)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

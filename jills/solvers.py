@@ -48,16 +48,24 @@ class Solution(NamedTuple):
     rcond: jax.Array  # () smallest over largest singular value, or a lower bound of it
 
 
+class Attempt(NamedTuple):
+    """What a cheap road found, and the problem that remains where it cannot be trusted."""
+
+    solution: Solution
+    trusted: jax.Array  # () bool
+    rows: jax.Array  # (m, p), with the ridge inside: ‖rows x − right‖² is minimised by the same x
+    right: jax.Array  # (m, k)
+
+
 @dataclass(frozen=True)
 class Solver:
     """A way to solve; `solver(a, b, ridge)` gives `x` alone, `solver.solve` the whole `Solution`.
 
     Attributes:
-        fast: a cheap road `(a, b, λ-relative ridge) → (Solution, trusted)`, or None to go straight
-            to the singular values.
+        road: `(a, b, ridge) → Attempt`, the cheap road to try first.
     """
 
-    fast: Callable[[jax.Array, jax.Array, jax.Array], tuple[Solution, jax.Array]] | None = None
+    road: Callable[[jax.Array, jax.Array, jax.Array], Attempt]
 
     def __call__(self, a, b, ridge=0.0, weights=None) -> jax.Array:
         """`x`, of shape `(p, k)`, or `(p,)` for `b` of shape `(n,)`. See `solve`."""
@@ -81,7 +89,7 @@ class Solver:
         columns = b if b.ndim == 2 else b[:, None]
         if weights is not None:
             a, columns = _weigh(a, weights), _weigh(columns, weights)
-        one = _over_batch(self.fast)(a[None], columns[None], jnp.asarray(ridge, a.dtype)[None])
+        one = _over_batch(self.road)(a[None], columns[None], jnp.asarray(ridge, a.dtype)[None])
         solution = jax.tree.map(lambda leaf: leaf[0], one)
         return solution if b.ndim == 2 else solution._replace(x=solution.x[:, 0])
 
@@ -101,17 +109,13 @@ def _weigh(rows, weights):
 
 
 @functools.cache
-def _over_batch(fast):
+def _over_batch(road):
     """The solve over one batch axis, into which every `vmap` around it is folded."""
 
     def one(a, b, ridge):
-        finite = _all_finite(a, b, ridge)
-        a, b = jnp.where(finite, a, jnp.zeros_like(a)), jnp.where(finite, b, jnp.zeros_like(b))
-        if fast is None:
-            solution = _singular_values(a, b, ridge)
-        else:
-            solution, trusted = fast(a, b, ridge)
-            solution = lax.cond(trusted, lambda: solution, lambda: _singular_values(a, b, ridge))
+        finite, a, b = _without_nan(a, b, ridge)
+        solution, trusted, rows, right = road(a, b, ridge)
+        solution = lax.cond(trusted, lambda: solution, lambda: _by_singular_values(rows, right))
         return _poison(solution, finite)
 
     def one_by_one(a, b, ridge):
@@ -120,19 +124,14 @@ def _over_batch(fast):
         return lax.map(lambda member: one(*member), (a, b, ridge))
 
     def at_once(a, b, ridge):
-        finite = jax.vmap(_all_finite)(a, b, ridge)
-        a = jnp.where(finite[:, None, None], a, jnp.zeros_like(a))
-        b = jnp.where(finite[:, None, None], b, jnp.zeros_like(b))
-        if fast is None:
-            solution = jax.vmap(_singular_values)(a, b, ridge)
-        else:
-            quick, trusted = jax.vmap(fast)(a, b, ridge)
-            # One predicate for the whole batch, so that this stays a branch.
-            solution = lax.cond(
-                jnp.all(trusted),
-                lambda: quick,
-                lambda: jax.vmap(_choose)(trusted, quick, jax.vmap(_singular_values)(a, b, ridge)),
-            )
+        finite, a, b = jax.vmap(_without_nan)(a, b, ridge)
+        solution, trusted, rows, right = jax.vmap(road)(a, b, ridge)
+        # One predicate for the whole batch, so that this stays a branch.
+        solution = lax.cond(
+            jnp.all(trusted),
+            lambda: solution,
+            lambda: jax.vmap(_choose)(trusted, solution, jax.vmap(_by_singular_values)(rows, right)),
+        )
         return jax.vmap(_poison)(solution, finite)
 
     @jax.custom_batching.custom_vmap
@@ -153,8 +152,9 @@ def _over_batch(fast):
     return over_batch
 
 
-def _all_finite(a, b, ridge):
-    return jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b)) & jnp.isfinite(ridge)
+def _without_nan(a, b, ridge):
+    finite = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b)) & jnp.isfinite(ridge)
+    return finite, jnp.where(finite, a, jnp.zeros_like(a)), jnp.where(finite, b, jnp.zeros_like(b))
 
 
 def _choose(flag, yes, no):
@@ -166,45 +166,61 @@ def _poison(solution, finite):
     return _choose(finite, solution, bad)
 
 
-def _triangle(a, b, ridge):
-    """`R (p, p)` and `c (p, k)` with `‖R x − c‖² = ‖A x − b‖² + λ‖x‖²` up to a constant."""
-    n, p = a.shape
-    rows = jnp.concatenate([a, b], axis=1)
+def _reduce(rows, right):
+    """`R (p, p)` and `c (p, k)` with `‖R x − c‖² = ‖rows x − right‖²` up to a constant."""
+    n, p = rows.shape
+    both = jnp.concatenate([rows, right], axis=1)
     if n < p:  # R would be trapezoidal
-        rows = jnp.concatenate([rows, jnp.zeros((p - n, rows.shape[1]), a.dtype)])
-    upper = jnp.linalg.qr(rows, mode="r")[:p]
-
-    def with_ridge():
-        root = jnp.sqrt(ridge / p) * jnp.linalg.norm(upper[:, :p])
-        below = jnp.concatenate([root * jnp.eye(p, dtype=a.dtype), jnp.zeros_like(b, shape=(p, b.shape[1]))], axis=1)
-        return jnp.linalg.qr(jnp.concatenate([upper, below]), mode="r")[:p]
-
-    upper = lax.cond(ridge > 0, with_ridge, lambda: upper)
+        both = jnp.concatenate([both, jnp.zeros((p - n, both.shape[1]), both.dtype)])
+    upper = jnp.linalg.qr(both, mode="r")[:p]
     return upper[:, :p], upper[:, p:]
 
 
-def _singular_values(a, b, ridge):
-    upper, right = _triangle(a, b, ridge)
-    x, _, rank, values = jnp.linalg.lstsq(upper, right, rcond=_cut_off(upper))
+def _triangle(a, b, ridge):
+    """`_reduce` with the ridge as `p` more rows, `√λ I`."""
+    p = a.shape[1]
+    upper, right = _reduce(a, b)
+
+    def with_ridge():
+        root = jnp.sqrt(ridge / p) * jnp.linalg.norm(upper)
+        rows = jnp.concatenate([upper, root * jnp.eye(p, dtype=a.dtype)])
+        return _reduce(rows, jnp.concatenate([right, jnp.zeros_like(right)]))
+
+    return lax.cond(ridge > 0, with_ridge, lambda: (upper, right))
+
+
+def _by_singular_values(rows, right):
+    n, p = rows.shape
+    upper, right = (rows, right) if n == p else _reduce(rows, right)
+    x, _, rank, values = jnp.linalg.lstsq(upper, right, rcond=_cut_off(p, rows.dtype))
     largest = jnp.where(values[0] > 0, values[0], jnp.ones_like(values[0]))
     return Solution(x, rank.astype(jnp.int32), values[-1] / largest)
 
 
-def _cut_off(upper):
-    return upper.shape[0] * float(jnp.finfo(upper.dtype).eps)
+def _cut_off(p, dtype):
+    return p * float(jnp.finfo(dtype).eps)
 
 
-def _inverse_and_rcond(upper):
-    inverse = solve_triangular(upper, jnp.eye(upper.shape[0], dtype=upper.dtype))
+def _back_substitute(upper, right):
+    """`R⁻¹ right`, `R⁻¹`, and `1 / (‖R‖ ‖R⁻¹‖)` in the Frobenius norm (zero where R is singular)."""
+    p = upper.shape[0]
+    both = solve_triangular(upper, jnp.concatenate([right, jnp.eye(p, dtype=upper.dtype)], axis=1))
+    x, inverse = both[:, :-p], both[:, -p:]
     rcond = 1.0 / (jnp.linalg.norm(upper) * jnp.linalg.norm(inverse))
-    return inverse, jnp.where(jnp.isfinite(rcond), rcond, jnp.zeros_like(rcond))
+    return x, inverse, jnp.where(jnp.isfinite(rcond), rcond, jnp.zeros_like(rcond))
 
 
 def _qr(a, b, ridge):
     upper, right = _triangle(a, b, ridge)
-    _, rcond = _inverse_and_rcond(upper)
-    full = jnp.asarray(upper.shape[0], jnp.int32)
-    return Solution(solve_triangular(upper, right), full, rcond), rcond > _cut_off(upper)
+    x, _, rcond = _back_substitute(upper, right)
+    full = jnp.asarray(a.shape[1], jnp.int32)
+    return Attempt(Solution(x, full, rcond), rcond > _cut_off(a.shape[1], a.dtype), upper, right)
+
+
+def _lstsq(a, b, ridge):
+    upper, right = _triangle(a, b, ridge)
+    unknown = Solution(jnp.zeros_like(right), jnp.asarray(0, jnp.int32), jnp.zeros_like(ridge))
+    return Attempt(unknown, jnp.asarray(False), upper, right)
 
 
 def _cholesky(a, b, ridge):
@@ -212,7 +228,7 @@ def _cholesky(a, b, ridge):
     gram = jnp.matmul(a.T, a, precision=HIGHEST)
     shift = ridge * jnp.trace(gram) / p
     upper = jnp.linalg.cholesky(gram + shift * jnp.eye(p, dtype=a.dtype), upper=True)
-    inverse, rcond = _inverse_and_rcond(upper)
+    _, inverse, rcond = _back_substitute(upper, jnp.zeros((p, 0), a.dtype))
 
     def seminormal(right):
         return jnp.matmul(inverse, jnp.matmul(inverse.T, right, precision=HIGHEST), precision=HIGHEST)
@@ -222,10 +238,12 @@ def _cholesky(a, b, ridge):
     change = seminormal(jnp.matmul(a.T, residual, precision=HIGHEST) - shift * x)
     # The factor of a nearly singular Gram is noise; so is then the change it proposes.
     small = jnp.linalg.norm(change) <= 0.1 * jnp.linalg.norm(x)
-    trusted = (rcond > _cut_off(upper) ** 0.5) & small
-    return Solution(x + change, jnp.asarray(p, jnp.int32), rcond), trusted
+    trusted = (rcond > _cut_off(p, a.dtype) ** 0.5) & small
+    rows = jnp.concatenate([a, jnp.sqrt(shift) * jnp.eye(p, dtype=a.dtype)])
+    right = jnp.concatenate([b, jnp.zeros((p, b.shape[1]), b.dtype)])
+    return Attempt(Solution(x + change, jnp.asarray(p, jnp.int32), rcond), trusted, rows, right)
 
 
-lstsq = Solver()
+lstsq = Solver(_lstsq)
 qr = Solver(_qr)
 cholesky = Solver(_cholesky)

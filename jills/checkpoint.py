@@ -1,0 +1,52 @@
+"""States on disk: one NumPy `.npz` file, readable with `numpy.load` and without pickle."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def save(path: str | Path, tree: Any) -> None:
+    """Writes a pytree of arrays (a `State`, params, …); whole or not at all.
+
+    Args:
+        path: the file, ending in `.npz`; an older one is replaced.
+        tree: leaves become entries named by their place, such as `.params[0].weight`.
+    """
+    path = Path(path)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        entries: dict[str, Any] = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
+        np.savez_compressed(file, **entries)
+    os.replace(partial, path)
+
+
+def load(path: str | Path, like: Any) -> Any:
+    """Reads what `save` wrote.
+
+    Args:
+        path: the file.
+        like: a tree of the same structure and dtypes, such as `algorithm.init(params, batch)` or its
+            `jax.eval_shape`. The leaves on disk may have further leading axes (those of a sweep).
+
+    Raises:
+        ValueError: the file holds another structure, or leaves of other dtypes or shapes.
+    """
+    places, structure = jax.tree_util.tree_flatten_with_path(like)
+    names = [jax.tree_util.keystr(place) for place, _ in places]
+    with np.load(path, allow_pickle=False) as file:
+        if set(names) != set(file.files):
+            wrong = sorted(set(names) ^ set(file.files))
+            raise ValueError(f"{path} holds another structure: {', '.join(wrong[:5])} stand on one side only")
+        leaves = [file[name] for name in names]
+    for name, leaf, (_, model) in zip(names, leaves, places, strict=True):
+        fits = leaf.dtype == model.dtype and leaf.shape[leaf.ndim - len(model.shape) :] == tuple(model.shape)
+        if not fits or leaf.ndim < len(model.shape):
+            raise ValueError(
+                f"{path}: {name} is {leaf.dtype}{list(leaf.shape)}, but {model.dtype}{list(model.shape)} is expected"
+            )
+    return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in leaves])

@@ -1,0 +1,170 @@
+"""How a sweep runs: its members laid out on cores and devices, and driven chunk by chunk.
+
+Private to `jills.sweep`. Everything here has the members on one flat axis `[M]`.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from jills import results
+from jills.algorithm import Algorithm
+from jills.run import scan
+from jills.types import Info, State
+
+
+class Plan(NamedTuple):
+    """Which member runs where."""
+
+    members: np.ndarray  # (W, B) flat indices; each worker's row is one call of the program
+    count: int  # M; members are repeated where W · B exceeds it
+    mesh: Mesh | None  # devices that share each row
+    batch_size: int  # members at a time on each device
+
+    def gather(self, rows: list) -> Any:
+        """The rows of all workers, leaves `[B, …]`, as one tree with leaves `[M, …]` in member order."""
+        _, first = np.unique(self.members, return_index=True)
+        # NumPy, since each shape would cost JAX a compilation of its own.
+        return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves])[first], *rows)
+
+
+def make_plan(count: int, mesh: Mesh | None, batch_size: int | None) -> Plan:
+    """Shares M members out: to threads on a single CPU device, else to the devices of a mesh."""
+    if mesh is None and jax.local_device_count() > 1:
+        devices = np.array(jax.local_devices())
+        mesh = Mesh(devices, ("members",), axis_types=(AxisType.Auto,))
+    on_cpu = (jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]).platform == "cpu"
+    workers = min(count, _cores()) if on_cpu and mesh is None else 1
+    shares = 1 if mesh is None else mesh.size
+    block = math.ceil(count / (workers * shares)) * shares
+    # Neighbours go to different workers: those of one learning rate tend to stop together.
+    members = (np.arange(workers * block) % count).reshape(block, workers).T
+    if batch_size is None:
+        batch_size = 1 if on_cpu else block // shares
+    return Plan(members, count, mesh, min(batch_size, block // shares))
+
+
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _chunk(algorithm, chunk_steps, batch_size, mesh, shared, members, state, fresh, remaining):
+    """`chunk_steps` steps, of which `remaining` count, of members `[B]`; `fresh`: starts them first."""
+
+    def one(shared, fresh, remaining, member):
+        (problem, stop, metrics), (hparams, key, state) = shared, member
+        params, batch = problem(key)
+        state = lax.cond(fresh, lambda: algorithm.init(params, batch), lambda: state)
+        return scan(algorithm, chunk_steps, hparams, state, batch, stop, metrics, remaining)
+
+    def block(shared, fresh, remaining, members):
+        train = partial(one, shared, fresh, remaining)
+        if batch_size >= jax.tree.leaves(members)[0].shape[0] > 1:
+            return jax.vmap(train)(members)
+        return lax.map(train, members, batch_size=batch_size if batch_size > 1 else None)
+
+    if mesh is not None:
+        alike, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
+        block = jax.shard_map(block, mesh=mesh, in_specs=(alike, alike, alike, split), out_specs=split, check_vma=False)
+    return block(shared, fresh, remaining, (*members, state))
+
+
+Call = Callable[[int, State, bool, int], tuple[State, Info]]
+"""`call(worker, its state, fresh, remaining)` runs one chunk of one worker and waits for it."""
+
+
+def compile_chunk(
+    algorithm: Algorithm, plan: Plan, shared: tuple, members: tuple, start: State, chunk_steps: int
+) -> Call:
+    """Compiles the chunk, or finds it compiled: only shapes and static choices tell programs apart."""
+    rows = [_row(members, worker) for worker in range(len(plan.members))]
+
+    def arguments(worker, state, fresh, remaining):
+        return shared, rows[worker], state, np.bool_(fresh), np.int32(remaining)
+
+    static = (algorithm, chunk_steps, plan.batch_size, plan.mesh)
+    program = _chunk.lower(*static, *arguments(0, _row(start, 0), True, 0)).compile()
+
+    def call(worker, state, fresh, remaining):
+        # The compiled program itself, not `_chunk`: threads do not share JAX's context managers.
+        return jax.block_until_ready(program(*arguments(worker, state, fresh, remaining)))
+
+    return call
+
+
+def _row(tree, worker):
+    return jax.tree.map(lambda leaf: leaf[worker], tree)
+
+
+class Progress(NamedTuple):
+    """What is complete of a sweep."""
+
+    states: list[State]  # one a worker, leaves [B, …]
+    infos: list[Info]  # one a chunk, NumPy leaves [M, chunk_steps, …]
+    done: int  # steps
+    seconds: float = 0.0
+    interrupted: bool = False
+
+
+def drive(
+    call: Call,
+    plan: Plan,
+    start: State,
+    fresh: bool,
+    num_steps: int,
+    chunk_steps: int,
+    report: Callable[[int, np.ndarray, np.ndarray], Any],
+) -> Progress:
+    """Calls chunk after chunk until all steps are done, all members have stopped, or Ctrl-C.
+
+    An interruption drops the chunk under way and keeps all before it; with none before it, there is
+    nothing to keep and the KeyboardInterrupt goes on.
+    """
+    workers = range(len(plan.members))
+    progress = Progress([_row(start, worker) for worker in workers], [], 0)
+    all_stopped = False
+    pool = ThreadPoolExecutor(len(workers))
+    try:
+        while progress.done < num_steps and not all_stopped:
+            began = time.perf_counter()
+            is_first, remaining = fresh and progress.done == 0, num_steps - progress.done
+            futures = [pool.submit(call, w, progress.states[w], is_first, remaining) for w in workers]
+            outcomes = [future.result() for future in futures]
+            seconds = progress.seconds + time.perf_counter() - began
+            stopped_before = not is_first and bool(np.all(plan.gather([s.result for s in progress.states])))
+            states = [state for state, _ in outcomes]
+            info = plan.gather([info for _, info in outcomes])
+            done = min(progress.done + chunk_steps, num_steps)
+            progress = Progress(states, [*progress.infos, info], done, seconds)
+            ended = plan.gather([(state.loss, state.result) for state in states])
+            report(done, ended[0], ended[1] != results.RUNNING)
+            # Only a chunk that all entered stopped shows what each would record for ever after.
+            all_stopped = stopped_before
+    except KeyboardInterrupt:
+        if progress.done == 0:
+            raise
+        progress = progress._replace(interrupted=True)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return progress
+
+
+def join_infos(progress: Progress, num_steps: int) -> tuple[Info, int]:
+    """`Info` with leaves `[M, T, …]` and T; after an early end its last column is repeated to the end."""
+    total = progress.done if progress.interrupted else num_steps
+
+    def join(*leaves):
+        whole = np.concatenate(leaves, axis=1)[:, :total]
+        return np.concatenate([whole, np.repeat(whole[:, -1:], total - whole.shape[1], axis=1)], axis=1)
+
+    return jax.tree.map(join, *progress.infos), total

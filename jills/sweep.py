@@ -1,0 +1,214 @@
+"""Many members at once: H sets of numbers × S random keys.
+
+`grid` is pure: two `vmap`s around any function of (hparams, key). `sweep` trains an algorithm: it
+compiles one chunk of steps and calls it from the host, so that between chunks there is room for a
+progress bar, an early end and Ctrl-C. Members are independent: one that fails leaves the others bit
+for bit as they are. (A sweep of another size may differ from this one in the last bits.)
+"""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jills import chunks, results
+from jills.algorithm import Algorithm
+from jills.results import Stop
+from jills.run import as_partial
+from jills.types import Info, Metrics, Problem, State
+
+OnChunk = Callable[[int, np.ndarray, np.ndarray], Any]
+"""`on_chunk(step, loss, stopped)`: steps done, and the loss and whether stopped, each `(H, S)`."""
+
+
+class SweepResult(NamedTuple):
+    """What a sweep returns."""
+
+    state: State  # leaves [H, S, …]
+    info: Info  # NumPy leaves [H, S, T, …]
+    num_steps: int  # T; less than asked for only if interrupted
+    interrupted: bool  # by Ctrl-C: then the last whole chunk is what is kept
+    compile_seconds: float  # tracing and compilation
+    run_seconds: float  # all chunks together, without compilation
+
+
+def grid(train: Callable[[Any, jax.Array], Any], hparams: Any, keys: jax.Array) -> Any:
+    """`train(hparams, key)` for every set of numbers and every key; pure, and one call to compile.
+
+    Args:
+        train: pure; receives one set of scalars and one key.
+        hparams: a pytree whose leaves are scalars, shared, or `(H,)`, zipped.
+        keys: `(S,)` keys, or `(S, 2)` of the old kind.
+
+    Returns:
+        What `train` returns, each leaf leading with `[H, S]`.
+
+    Raises:
+        ValueError: leaves of `hparams` of other shapes or of unequal lengths, or no keys.
+    """
+    _, columns = _columns(hparams)
+    return jax.vmap(jax.vmap(train, in_axes=(None, 0)), in_axes=(0, None))(columns, _typed(keys))
+
+
+def sweep(
+    algorithm: Algorithm,
+    hparams: Any,
+    problem: Problem,
+    keys: jax.Array,
+    num_steps: int,
+    chunk_steps: int = 50,
+    on_chunk: OnChunk | None = None,
+    mesh: Mesh | None = None,
+    *,
+    stop: Stop = Stop(),
+    metrics: Metrics | None = None,
+    state: State | None = None,
+    batch_size: int | None = None,
+) -> SweepResult:
+    """Trains H × S networks, all from one compiled program.
+
+    Where they run: on one CPU device, a block of members on one thread for each core, one member
+    after the other in each (faster there than `vmap`, and no batched LAPACK call); on several
+    devices, or with `mesh`, a share of the members on each; on an accelerator all members of a
+    device at once.
+
+    Args:
+        algorithm: of a `build`.
+        hparams: the algorithm's `Hparams`; leaves scalars, shared, or `(H,)`, zipped. Other values
+            do not compile again.
+        problem: `key → (params, batch)`, pure; see `jills.types.Problem`.
+        keys: `(S,)` keys; members with the same key get the same start and data.
+        num_steps: T ≥ 1, for each member.
+        chunk_steps: steps between two returns to the host.
+        on_chunk: called after each chunk as `on_chunk(step, loss, stopped)`, see `progress_bar`.
+        mesh: devices to share the members out to; None: all local devices.
+        stop: when a member stops on its own. The sweep ends early once all have.
+        metrics: recorded as `info.metrics` for the parameters each step received.
+        state: of an earlier `SweepResult` of the same members, to go on from.
+        batch_size: members at a time on each device; None: 1 on CPUs, all on accelerators.
+
+    Returns:
+        A `SweepResult`. `result.info.loss[h, s, t]` is the loss after t steps.
+
+    Raises:
+        ValueError: hparams out of range or of unequal lengths, shapes that do not fit, or a start
+            that is not finite in any member.
+        MemoryError: state and info of all members would not fit.
+    """
+    for name, value in (("num_steps", num_steps), ("chunk_steps", chunk_steps), ("batch_size", batch_size or 1)):
+        if value < 1:
+            raise ValueError(f"sweep: {name} is {value}, but must be at least 1")
+    algorithm.check(hparams)
+    num_hparams, columns = _columns(hparams)
+    keys = _typed(keys)
+    shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
+    shared = (as_partial(problem), stop, None if metrics is None else as_partial(metrics))
+    blank = jax.eval_shape(lambda problem, key: algorithm.init(*problem(key)), shared[0], keys[0])
+    _check_memory(blank, shape, num_steps)
+
+    plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
+    hparam_index, key_index = np.divmod(plan.members, shape[1])
+    members = (jax.tree.map(lambda leaf: leaf[hparam_index], columns), keys[key_index])
+    if state is None:
+        start = jax.tree.map(lambda leaf: np.zeros((*plan.members.shape, *leaf.shape), leaf.dtype), blank)
+    else:
+        start = jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index, key_index], state)
+
+    began = time.perf_counter()
+    call = chunks.compile_chunk(algorithm, plan, shared, members, start, chunk_steps)
+    compile_seconds = time.perf_counter() - began
+    report = partial(_report, on_chunk, shape)
+    progress = chunks.drive(call, plan, start, state is None, num_steps, chunk_steps, report)
+    final = plan.gather(progress.states)
+    _check_started(final)
+    info, done = chunks.join_infos(progress, num_steps)
+    final, info = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), (final, info))
+    final = jax.tree.map(jnp.asarray, final)
+    return SweepResult(final, info, done, progress.interrupted, compile_seconds, progress.seconds)
+
+
+def progress_bar(num_steps: int, label: str = "", stream=None) -> OnChunk:
+    """An `on_chunk` that keeps one line up to date: share done, median loss, rate and time left."""
+    stream = sys.stderr if stream is None else stream
+    began = time.perf_counter()
+
+    def show(step: int, loss: np.ndarray, stopped: np.ndarray) -> None:
+        elapsed = time.perf_counter() - began
+        finite = loss[np.isfinite(loss)]
+        median = f"{np.median(finite):.3g}" if finite.size else "none finite"
+        bar = "#" * round(20 * step / num_steps)
+        text = (
+            f"\r{label} [{bar:.<20s}] {step}/{num_steps} steps, median loss {median}, {stopped.sum()} of {stopped.size}"
+            f" stopped, {loss.size * step / elapsed:,.0f} steps/s, {elapsed / step * (num_steps - step):.0f} s left "
+        )
+        print(text, end="\n" if step >= num_steps else "", file=stream, flush=True)
+
+    return show
+
+
+def _columns(hparams):
+    """Every leaf as `(H,)`, and H."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(hparams)]
+    lengths = {shape[0] for shape in shapes if shape}
+    if any(len(shape) > 1 for shape in shapes) or len(lengths) > 1 or lengths == {0}:
+        raise ValueError(
+            f"the leaves of hparams have shapes {shapes}; each must be a scalar, shared by all, or (H,) with "
+            "one H ≥ 1 for all (they are zipped; for all combinations, lay them out with meshgrid)"
+        )
+    count = lengths.pop() if lengths else 1
+    return count, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count,)), hparams)
+
+
+def _typed(keys):
+    keys = jnp.asarray(keys)
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        keys = jax.random.wrap_key_data(keys)
+    if keys.ndim != 1 or keys.shape[0] < 1:
+        raise ValueError(f"keys have shape {keys.shape}, but must be (S,) with S ≥ 1: jax.random.split(key, S)")
+    return keys
+
+
+def _check_memory(blank, shape, num_steps):
+    """Refuses a sweep whose states (old and new) and records would not fit."""
+    state = sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(blank)
+        if hasattr(leaf.dtype, "itemsize")
+    )
+    needed = math.prod(shape) * (2 * state + 40 * num_steps)
+    available = _available_bytes()
+    if needed > available:
+        raise MemoryError(
+            f"this sweep of {shape[0]} x {shape[1]} members needs at least {needed / 1e9:.1f} GB, but "
+            f"{available / 1e9:.1f} GB are free; sweep fewer keys at a time, fewer rows, or fewer steps"
+        )
+
+
+def _available_bytes():
+    limits = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in limits:
+        return jax.local_device_count() * (limits["bytes_limit"] - limits.get("bytes_in_use", 0))
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return math.inf
+
+
+def _check_started(state):
+    failed = (state.result == results.NON_FINITE) & (state.step == 0)
+    if np.all(failed):
+        raise ValueError(
+            "every member starts with NaN or inf; look at the inputs, targets and params that problem(key) returns"
+        )
+
+
+def _report(on_chunk, shape, step, loss, stopped):
+    if on_chunk is not None:
+        on_chunk(step, loss.reshape(shape), stopped.reshape(shape))
