@@ -72,12 +72,31 @@ class _WithSlope:
         return self.function(self.slope, values)
 
 
+# Plain functions throughout: those of jax.numpy are wrapped in a jit and cannot be pickled.
+
+
 def _itself(values):
     return values
 
 
+def _ones(values):
+    return jnp.ones_like(values)
+
+
+def _tanh(total_input):
+    return jnp.tanh(total_input)
+
+
+def _tanh_inverse(values):
+    return jnp.arctanh(values)
+
+
 def _tanh_derivative(total_input):
     return 1.0 - jnp.square(jnp.tanh(total_input))
+
+
+def _sigmoid(total_input):
+    return jax.nn.sigmoid(total_input)
 
 
 def _sigmoid_derivative(total_input):
@@ -88,9 +107,21 @@ def _sigmoid_inverse(values):
     return jnp.log(values) - jnp.log1p(-values)
 
 
+def _softplus(total_input):
+    return jax.nn.softplus(total_input)
+
+
 def _softplus_inverse(values):
     # log(exp(y) - 1), written so that neither large nor small y loses digits.
     return values + jnp.log(-jnp.expm1(-values))
+
+
+def _arcsinh(total_input):
+    return jnp.arcsinh(total_input)
+
+
+def _arcsinh_inverse(values):
+    return jnp.sinh(values)
 
 
 def _arcsinh_derivative(total_input):
@@ -109,6 +140,10 @@ def _leaky_inverse(slope, values):
     return jnp.where(values > 0, values, values / slope)
 
 
+def _relu(total_input):
+    return jnp.maximum(total_input, jnp.zeros_like(total_input))
+
+
 def _relu_derivative(total_input):
     return jnp.where(total_input > 0, jnp.ones_like(total_input), jnp.zeros_like(total_input))
 
@@ -123,19 +158,23 @@ def _gelu(total_input):
     return jax.nn.gelu(total_input, approximate=False)
 
 
+def _silu(total_input):
+    return total_input * jax.nn.sigmoid(total_input)
+
+
 def _silu_derivative(total_input):
     gate = jax.nn.sigmoid(total_input)
     return gate * (1.0 + total_input * jax.nn.sigmoid(-total_input))
 
 
-identity = Activation(_itself, jnp.ones_like, _itself)
-tanh = Activation(jnp.tanh, _tanh_derivative, jnp.arctanh, (-1.0, 1.0))
-sigmoid = Activation(jax.nn.sigmoid, _sigmoid_derivative, _sigmoid_inverse, (0.0, 1.0))
-softplus = Activation(jax.nn.softplus, jax.nn.sigmoid, _softplus_inverse, (0.0, math.inf))
-arcsinh = Activation(jnp.arcsinh, _arcsinh_derivative, jnp.sinh)
-relu = Activation(jax.nn.relu, _relu_derivative)
+identity = Activation(_itself, _ones, _itself)
+tanh = Activation(_tanh, _tanh_derivative, _tanh_inverse, (-1.0, 1.0))
+sigmoid = Activation(_sigmoid, _sigmoid_derivative, _sigmoid_inverse, (0.0, 1.0))
+softplus = Activation(_softplus, _sigmoid, _softplus_inverse, (0.0, math.inf))
+arcsinh = Activation(_arcsinh, _arcsinh_derivative, _arcsinh_inverse)
+relu = Activation(_relu, _relu_derivative)
 gelu = Activation(_gelu, _gelu_derivative)
-silu = Activation(jax.nn.silu, _silu_derivative)
+silu = Activation(_silu, _silu_derivative)
 
 
 def leaky_relu(slope: float = 0.1) -> Activation:

@@ -57,6 +57,11 @@ class Algorithm(ABC):
         """Raises ValueError where hparams are of the wrong kind or known to be out of range."""
         checks.check_hparams(hparams, self.defaults, self.limits)
 
+    def check_problem(self, params: Params, batch: Batch) -> None:
+        """Raises ValueError where params or batch do not fit the network or are known to be bad."""
+        checks.check_params(self.network, params)
+        checks.check_batch(self.network, batch)
+
     def init(self, params: Params, batch: Batch) -> State:
         """The state before the first step.
 
@@ -67,9 +72,8 @@ class Algorithm(ABC):
         Raises:
             ValueError: shapes or dtypes that do not fit, no rows, NaN or inf in the data.
         """
-        checks.check_params(self.network, params)
-        checks.check_batch(self.network, batch)
-        params = jax.tree.map(jnp.asarray, params)
+        self.check_problem(params, batch)
+        params = cast(params, params)
         batch = prepare(batch, params)
         activations, loss, inner = self.evaluate(params, self.start(params), batch)
         finite = jnp.isfinite(loss) & all_finite(params)

@@ -54,7 +54,7 @@ def check_params(network: Network, params: Params) -> None:
             f"params have shapes {given}, but a network of sizes {network.sizes} has {expected}; "
             "make them with network.init(key)"
         )
-    dtypes = {jnp.asarray(leaf).dtype if isinstance(leaf, float) else leaf.dtype for leaf in jax.tree.leaves(params)}
+    dtypes = {jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(params)}
     if len(dtypes) > 1 or not dtypes <= {jnp.dtype("float32"), jnp.dtype("float64")}:
         names = sorted(str(dtype) for dtype in dtypes)
         raise ValueError(f"params are {', '.join(names)}; all must be float32 or all float64")
@@ -86,7 +86,7 @@ def check_batch_shapes(network: Network, batch: Batch) -> None:
 
 
 def _check_values(batch):
-    used = np.ones(batch.inputs.shape[0], bool)
+    used = np.ones(np.shape(batch.inputs)[0], bool)
     if batch.weights is not None:
         weights = np.asarray(batch.weights)
         if not np.all((weights >= 0) & np.isfinite(weights)):

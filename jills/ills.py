@@ -66,11 +66,10 @@ class Ills(Algorithm):
         checks.Limit("ridge", 0.0, float("inf")),
     )
 
-    def init(self, params: Params, batch: Batch) -> State:
-        """See `Algorithm.init`; warns where targets lie outside the image of the output activation."""
-        state = super().init(params, batch)
+    def check_problem(self, params: Params, batch: Batch) -> None:
+        """See `Algorithm`; warns where targets are known to lie outside the image of the output."""
+        super().check_problem(params, batch)
         checks.warn_outside_image(self.network.output, batch)
-        return state
 
     def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[Params, tuple, Detail]:
         """Solves the layers from the top down, each for the ideal total inputs handed to it."""

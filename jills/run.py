@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from jills import results
+from jills import checks, results
 from jills.algorithm import Algorithm, cast, prepare
 from jills.results import Stop
 from jills.types import Batch, Info, Metrics, Params, State
@@ -48,9 +48,12 @@ def run(
     algorithm.check(hparams)
     if num_steps < 1:
         raise ValueError(f"run: num_steps is {num_steps}, but must be at least 1")
-    state = params if isinstance(params, State) else algorithm.init(params, batch)
+    if isinstance(params, State):
+        checks.check_batch(algorithm.network, batch)
+    else:
+        algorithm.check_problem(params, batch)
     shared = None if metrics is None else as_partial(metrics)
-    return _run(algorithm, num_steps, hparams, state, batch, stop, shared)
+    return _run(algorithm, num_steps, hparams, params, batch, stop, shared)
 
 
 def as_partial(function: Callable) -> Partial:
@@ -59,7 +62,8 @@ def as_partial(function: Callable) -> Partial:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _run(algorithm, num_steps, hparams, state, batch, stop, metrics):
+def _run(algorithm, num_steps, hparams, start, batch, stop, metrics):
+    state = start if isinstance(start, State) else algorithm.init(start, batch)
     remaining = jnp.asarray(num_steps, jnp.int32)
     return scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining)
 

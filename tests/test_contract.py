@@ -1,0 +1,179 @@
+"""Every algorithm keeps the same contract: shapes, dtypes, purity, masking, one trace, independence."""
+
+import inspect
+import pickle
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contract import CASES, NETWORK, init, problem, step
+
+import jills
+from jills import results
+
+cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+@cases
+def test_signatures(case):
+    assert list(inspect.signature(case.algorithm.init).parameters) == ["params", "batch"]
+    assert list(inspect.signature(case.algorithm.step).parameters) == ["hparams", "state", "batch"]
+
+
+@cases
+def test_an_algorithm_is_a_value(case):
+    """Equal to its copy, hashable, picklable: it can be a static argument and cross to other processes."""
+    copy = pickle.loads(pickle.dumps(case.algorithm))
+    assert copy == case.algorithm
+    assert hash(copy) == hash(case.algorithm)
+
+
+@cases
+def test_a_step_keeps_structure_shapes_dtypes_and_weak_types(case, key, dtype):
+    params, batch = problem(key, dtype)
+    before = jax.eval_shape(case.algorithm.init, params, batch)
+    after, _ = jax.eval_shape(case.algorithm.step, case.hparams, before, batch)
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
+        assert old.dtype == dtype or not jnp.issubdtype(old.dtype, jnp.floating)
+        assert not old.weak_type
+
+
+@cases
+def test_a_stopped_member_records_what_a_step_records(case, key, dtype):
+    params, batch = problem(key, dtype)
+    state = jax.eval_shape(case.algorithm.init, params, batch)
+    _, info = jax.eval_shape(case.algorithm.step, case.hparams, state, batch)
+    assert jax.tree.structure(info.detail) == jax.tree.structure(case.algorithm.blank_detail)
+
+
+@cases
+def test_it_learns_and_tells_the_true_loss(case, key, dtype):
+    params, batch = problem(key, dtype, n=53)
+    state, info = jills.run(case.algorithm, case.hparams, params, batch, 60)
+    expected = np.mean(np.square(np.array(NETWORK.predict(params, batch.inputs)) - np.array(batch.targets)))
+    np.testing.assert_allclose(info.loss[0], expected, rtol=1e-5)
+    final = np.mean(np.square(np.array(NETWORK.predict(state.params, batch.inputs)) - np.array(batch.targets)))
+    if case.algorithm.full_batch:
+        np.testing.assert_allclose(state.loss, final, rtol=1e-3, atol=1e-12)
+        np.testing.assert_allclose(state.activations[-1], NETWORK.predict(state.params, batch.inputs), atol=1e-5)
+    assert state.best_loss <= min(info.loss)
+    best = np.mean(np.square(np.array(NETWORK.predict(state.best_params, batch.inputs)) - np.array(batch.targets)))
+    np.testing.assert_allclose(state.best_loss, best, rtol=1e-3, atol=1e-12)
+    assert state.best_loss < case.share * info.loss[0]
+    assert info.finite.all()
+    assert state.step == 60
+
+
+@cases
+def test_the_update_norm_is_that_of_the_change(case, key):
+    params, batch = problem(key)
+    state, info = step(case.algorithm, case.hparams, init(case.algorithm, params, batch), batch)
+    pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True)
+    change = np.concatenate([np.ravel(new - old) for new, old in pairs])
+    np.testing.assert_allclose(info.update_norm, np.linalg.norm(change), rtol=1e-10)
+
+
+@cases
+def test_a_row_of_weight_zero_changes_nothing(case, key):
+    """Whatever it holds, NaN included; and a row of weight two counts as two rows."""
+    params, batch = problem(key)
+    masked = jills.Batch(
+        jnp.concatenate([batch.inputs, jnp.full((2, 3), jnp.nan)]),
+        jnp.concatenate([batch.targets, jnp.full((2, 2), jnp.inf)]),
+        jnp.concatenate([jnp.ones(11), jnp.zeros(2)]),
+    )
+    plain, _ = jills.run(case.algorithm, case.hparams, params, batch, 3)
+    other, info = jills.run(case.algorithm, case.hparams, params, masked, 3)
+    chex.assert_trees_all_close(plain.params, other.params, rtol=1e-7, atol=1e-9)
+    assert info.finite.all()
+
+    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), jills.Batch(batch.inputs, batch.targets))
+    weighted = batch._replace(weights=jnp.ones(11).at[0].set(2))
+    doubled, _ = jills.run(case.algorithm, case.hparams, params, twice, 3)
+    weighty, _ = jills.run(case.algorithm, case.hparams, params, weighted, 3)
+    chex.assert_trees_all_close(doubled.params, weighty.params, rtol=1e-7, atol=1e-9)
+
+
+@cases
+def test_three_grids_are_one_trace(case, key):
+    """Other numbers of the same shape do not compile again, in a sweep or in a jitted grid."""
+    chex.clear_trace_counter()
+    algorithm = case.algorithm
+
+    @chex.assert_max_traces(1)
+    def counted(key):
+        return problem(key)
+
+    # A new function is a new program: its first sweep traces it once for its shapes and once to compile.
+    keys = jax.random.split(key, 2)
+    sizes = []
+    for numbers in case.grids:
+        result = jills.sweep(algorithm, numbers, problem, keys, 3, 2)
+        sizes.append(jills.sweep.__globals__["chunks"]._chunk._cache_size())
+        assert result.info.loss.shape == (2, 2, 3)
+    assert sizes[0] == sizes[1] == sizes[2]
+
+    def train(hparams, key):
+        return jills.run(algorithm, hparams, *counted(key), 2)[0].loss
+
+    trained = jax.jit(partial(jills.grid, train))
+    losses = [trained(numbers, keys) for numbers in case.grids]
+    assert losses[0].shape == (2, 2)
+
+
+@cases
+def test_a_failing_member_leaves_its_neighbours_bit_for_bit(case, key):
+    """Against the same sweep with a healthy member in its place."""
+    keys = jax.random.split(key, 3)
+
+    def with_a_bad_start(harm, key):
+        params, batch = problem(key)
+        hit = jnp.all(jax.random.key_data(key) == jax.random.key_data(keys[1])) & (harm > 0)
+        poison = jnp.where(hit, jnp.nan, 0.0)
+        return params, batch._replace(inputs=batch.inputs + poison)
+
+    def losses(harm):
+        bad = jax.tree_util.Partial(with_a_bad_start, jnp.asarray(harm))
+        return jills.sweep(case.algorithm, case.grids[0], bad, keys, 4, 2)
+
+    healthy, harmed = losses(0.0), losses(1.0)
+    assert (harmed.state.result[:, 1] == results.NON_FINITE).all()
+    assert not harmed.info.finite[:, 1].any()
+    for one, other in zip(jax.tree.leaves(healthy), jax.tree.leaves(harmed), strict=True):
+        if np.ndim(one) >= 2:
+            np.testing.assert_array_equal(np.delete(one, 1, axis=1), np.delete(other, 1, axis=1))
+
+
+@cases
+def test_jit_and_vmap_of_a_step(case, key):
+    keys = jax.random.split(key, 3)
+    params, batch = jax.vmap(problem)(keys)
+    states = jax.jit(jax.vmap(case.algorithm.init))(params, batch)
+    many, _ = jax.jit(jax.vmap(partial(case.algorithm.step, case.hparams)))(states, batch)
+    for index in range(3):
+        one = jax.tree.map(lambda leaf, index=index: leaf[index], (states, batch))
+        alone, _ = step(case.algorithm, case.hparams, *one)
+        chex.assert_trees_all_close(alone.params, jax.tree.map(lambda leaf, i=index: leaf[i], many.params), rtol=1e-7)
+
+
+@cases
+def test_other_rows_than_before(case, key):
+    """A step may see another batch where the algorithm was built for it; else other sizes are refused."""
+    params, batch = problem(key)
+    _, other = problem(jax.random.key(1), n=7)
+    state = init(case.algorithm, params, batch)
+    if not case.algorithm.full_batch:
+        state, info = step(case.algorithm, case.hparams, state, other)
+        expected = np.mean(np.square(np.array(NETWORK.predict(params, other.inputs)) - np.array(other.targets)))
+        np.testing.assert_allclose(info.loss, expected, rtol=1e-10)
+    else:
+        with pytest.raises(ValueError, match="taken on 11 rows, the batch has 7"):
+            case.algorithm.step(case.hparams, state, other)
+        seen = jax.jit(case.algorithm.observe)(state, other)
+        expected = np.mean(np.square(np.array(NETWORK.predict(params, other.inputs)) - np.array(other.targets)))
+        np.testing.assert_allclose(seen.loss, expected, rtol=1e-10)
