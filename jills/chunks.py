@@ -63,7 +63,8 @@ def _chunk(algorithm, chunk_steps, batch_size, mesh, shared, members, state, fre
 
     def one(shared, fresh, remaining, member):
         (problem, stop, metrics), (hparams, key, state) = shared, member
-        params, batch = problem(key)
+        params, batch, *own = problem(key)
+        metrics = own[0] if own else metrics
         state = lax.cond(fresh, lambda: algorithm.init(params, batch), lambda: state)
         return scan(algorithm, chunk_steps, hparams, state, batch, stop, metrics, remaining)
 

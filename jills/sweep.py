@@ -91,7 +91,7 @@ def sweep(
         on_chunk: called after each chunk as `on_chunk(step, loss, stopped)`, see `progress_bar`.
         mesh: devices to share the members out to; None: all local devices.
         stop: when a member stops on its own. The sweep ends early once all have.
-        metrics: recorded as `info.metrics` for the parameters each step received.
+        metrics: recorded as `info.metrics` for the parameters each step received, where `problem` returns none.
         state: of an earlier `SweepResult` of the same members, to go on from.
         batch_size: members at a time on each device; None: 1 on CPUs, all on accelerators.
 
@@ -111,7 +111,7 @@ def sweep(
     keys = _typed(keys)
     shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
     shared = (as_partial(problem), stop, None if metrics is None else as_partial(metrics))
-    blank = jax.eval_shape(lambda problem, key: algorithm.init(*problem(key)), shared[0], keys[0])
+    blank = jax.eval_shape(lambda problem, key: algorithm.init(*problem(key)[:2]), shared[0], keys[0])
     _check_memory(blank, shape, num_steps)
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
@@ -136,20 +136,24 @@ def sweep(
 
 
 def progress_bar(num_steps: int, label: str = "", stream=None) -> OnChunk:
-    """An `on_chunk` that keeps one line up to date: share done, median loss, rate and time left."""
+    """An `on_chunk` that keeps one line up to date: share done, median loss, rate and time left.
+
+    The clock starts with the first chunk done, so that compilation does not spoil the rate.
+    """
     stream = sys.stderr if stream is None else stream
-    began = time.perf_counter()
+    first: list[tuple[int, float]] = []
 
     def show(step: int, loss: np.ndarray, stopped: np.ndarray) -> None:
-        elapsed = time.perf_counter() - began
+        first.append((step, time.perf_counter()))
+        done, elapsed = step - first[0][0], first[-1][1] - first[0][1]
         finite = loss[np.isfinite(loss)]
         median = f"{np.median(finite):.3g}" if finite.size else "none finite"
         bar = "#" * round(20 * step / num_steps)
-        text = (
-            f"\r{label} [{bar:.<20s}] {step}/{num_steps} steps, median loss {median}, {stopped.sum()} of {stopped.size}"
-            f" stopped, {loss.size * step / elapsed:,.0f} steps/s, {elapsed / step * (num_steps - step):.0f} s left "
-        )
-        print(text, end="\n" if step >= num_steps else "", file=stream, flush=True)
+        text = f"{label} [{bar:.<20s}] {step}/{num_steps} steps, median loss {median}, {stopped.sum()} stopped"
+        if done:
+            left = elapsed / done * (num_steps - step)
+            text += f", {loss.size * done / elapsed:,.0f} member-steps/s, {left:.0f} s left"
+        print(f"\r{text:<110s}", end="\n" if step >= num_steps else "", file=stream, flush=True)
 
     return show
 

@@ -58,13 +58,13 @@ class Info(NamedTuple):
     detail: Any = ()  # a NamedTuple of the algorithm's own signs, see its module
     metrics: Any = ()  # what `metrics(params)` returned for the parameters received
 
+Metrics = Callable[[Params], Any]
+"""`metrics(params) → pytree of arrays`, pure: recorded at each step (a test loss, say)."""
 
-Problem = Callable[[jax.Array], tuple[Params, Batch]]
+Problem = Callable[[jax.Array], tuple[Params, Batch] | tuple[Params, Batch, Metrics]]
 """`problem(key) → (params, batch)`, pure: the start and the data of one member of a sweep.
 
+It may return a third item, that member's own `metrics` (which can close over what the key gave).
 Arrays that it closes over are compiled in. Where they change between sweeps, pass them as
 arguments of a `jax.tree_util.Partial`: other data of the same shape then compile nothing.
 """
-
-Metrics = Callable[[Params], Any]
-"""`metrics(params) → pytree of arrays`, pure: recorded at each step (a test loss, say)."""

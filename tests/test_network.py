@@ -1,5 +1,6 @@
 """The network against loops over neurons, its initial distribution, and what it refuses."""
 
+import itertools
 import pickle
 from functools import partial
 
@@ -25,9 +26,12 @@ REFERENCES = {
 
 def draw_params(sizes, dtype="float64"):
     rng = np.random.default_rng(20230705)
-    pairs = zip(sizes[:-1], sizes[1:], strict=True)
-    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)  # noqa: E731
-    return tuple(Layer(draw(below, above), draw(above)) for below, above in pairs), draw(11, sizes[0])
+
+    def draw(*shape):
+        return jnp.asarray(rng.standard_normal(shape), dtype)
+
+    params = tuple(Layer(draw(below, above), draw(above)) for below, above in itertools.pairwise(sizes))
+    return params, draw(11, sizes[0])
 
 
 def forward_by_loops(params, functions, inputs):

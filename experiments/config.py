@@ -1,0 +1,232 @@
+"""Configs: a TOML file → a validated `Config`; and the names in it → the functions of jills.
+
+Strings for choices stand here and nowhere else. A number under [hparams.*] may be a list: then it is an axis of
+the sweep, and several lists make all their combinations.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import jills
+from jills import activations, solvers
+
+ActivationName = Literal["identity", "tanh", "sigmoid", "softplus", "arcsinh", "leaky_relu", "relu", "gelu", "silu"]
+Positive = Annotated[int, Field(ge=1)]
+Axis = float | Annotated[list[float], Field(min_length=1)]
+
+
+class ConfigError(Exception):
+    """A config cannot be used; the message is one line: file, key, what was given, what is allowed."""
+
+
+class Table(BaseModel):
+    """A table of a config: no unknown keys, no silent conversions, no changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Sunspots(Table):
+    """Yearly sunspots: the last `lags` years → the next."""
+
+    name: Literal["sunspots"]
+    lags: Positive = 8
+    test_from: int = 1950  # the first year tested
+
+
+class Electricity(Table):
+    """Half-hourly demand, a day ahead; see `experiments.fetch_data`."""
+
+    name: Literal["electricity"]
+    lags: Positive = 48
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+
+class Teacher(Table):
+    """Synthetic: a random network of the same shape labels random inputs; each seed has its own."""
+
+    name: Literal["teacher"]
+    inputs: Positive
+    outputs: Positive = 1
+    rows: Positive = 200
+    test_rows: Positive = 1000
+    noise: Annotated[float, Field(ge=0)] = 0.0  # standard deviation, on the training targets only
+
+
+DATA = {"sunspots": Sunspots, "electricity": Electricity, "teacher": Teacher}
+
+
+class NetworkTable(Table):
+    """The network; its inputs and outputs are those of the data."""
+
+    hidden: list[Positive]
+    activation: ActivationName = "tanh"
+    output: ActivationName = "identity"
+    slope: Annotated[float, Field(gt=0)] = 0.1  # of leaky_relu
+
+
+class IllsTable(Table):
+    """The static choices of ILLS."""
+
+    solver: Literal["lstsq", "qr", "cholesky"] = "qr"
+    linearized: bool = False
+    margin: Annotated[float, Field(gt=0)] | None = None
+
+
+class IllsNumbers(Table):
+    """The numbers of ILLS."""
+
+    learning_rate: Axis = 0.5
+    ridge: Axis = 0.0
+
+
+class AdamNumbers(Table):
+    """The numbers of Adam."""
+
+    learning_rate: Axis = 1e-2
+    b1: Axis = 0.9
+    b2: Axis = 0.999
+    eps: Axis = 1e-8
+
+
+class HparamsTable(Table):
+    """The algorithms to run: those whose table is there."""
+
+    ills: IllsNumbers | None = None
+    adam: AdamNumbers | None = None
+
+
+class Config(Table):
+    """A comparison: every algorithm × its numbers × seeds, on the same starts and data."""
+
+    title: str
+    data: Annotated[Sunspots | Electricity | Teacher, Field(discriminator="name")]
+    network: NetworkTable
+    hparams: HparamsTable
+    ills: IllsTable = IllsTable()
+    num_steps: Positive
+    seeds: Positive
+    seed: Annotated[int, Field(ge=0)] = 0  # of all random numbers
+    chunk_steps: Positive = 20  # between two looks at the progress bar
+    dtype: Literal["float32", "float64"] = "float64"
+
+
+def load_config(path: str | Path, changes: Sequence[str] = ()) -> Config:
+    """Reads a config and applies `key=value` changes, keys with dots, values in TOML.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is not allowed.
+    """
+    try:
+        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    for change in changes:
+        _apply(raw, change)
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from error
+    if not algorithms_of(config):
+        raise ConfigError(f"{path}: hparams: names no algorithm; allowed: {', '.join(HparamsTable.model_fields)}")
+    _check_numbers(config, path)
+    return config
+
+
+def _apply(raw: dict, change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {change}: must be key=value, such as seeds=5 or hparams.ills.learning_rate=[0.1,0.5]")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        raw = raw.setdefault(table, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"--set {change}: {table} is a value, not a table")
+    raw[last] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first complaint: key, what is wrong, and what is allowed."""
+    first = error.errors()[0]
+    steps = [str(step) for step in first["loc"]]
+    # pydantic names the branch of a union in the path; the user wrote no such key.
+    branches = {"float", *DATA}
+    key = ".".join(step for step in steps if step not in branches and "[" not in step)
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key; allowed: {', '.join(_allowed_keys(steps[:-1]))}"
+    if first["type"] == "union_tag_invalid":
+        return f"{key}.name: unknown data set {first['input'].get('name')!r}; allowed: {', '.join(DATA)}"
+    if first["type"] == "union_tag_not_found":
+        return f"{key}.name: missing; allowed: {', '.join(DATA)}"
+    if first["type"] == "missing":
+        return f"{key}: missing; it must be given"
+    if "too_short" in {each["type"] for each in error.errors()}:
+        return f"{key}: the list is empty; give at least one number"
+    given = repr(first["input"])
+    return f"{key}: {first['msg']}, not {given if len(given) < 60 else given[:57] + '...'}"
+
+
+def _allowed_keys(steps: Sequence[str]) -> list[str]:
+    table: Any = Config
+    for step in steps:
+        if step in DATA:
+            table = DATA[step]
+        elif step in ("hparams", "network"):
+            table = {"hparams": HparamsTable, "network": NetworkTable}[step]
+        elif step in ("ills", "adam"):
+            table = IllsTable if table is Config else {"ills": IllsNumbers, "adam": AdamNumbers}[step]
+    return list(table.model_fields)
+
+
+def _check_numbers(config: Config, path: str | Path) -> None:
+    network = build_network(config, 1, 1)
+    for name in algorithms_of(config):
+        try:
+            build_algorithm(config, name, network).check(build_hparams(config, name))
+        except ValueError as error:
+            raise ConfigError(f"{path}: hparams.{name}: {error}") from error
+
+
+def algorithms_of(config: Config) -> list[str]:
+    """The names of the algorithms to run, in a fixed order."""
+    return [name for name in HparamsTable.model_fields if getattr(config.hparams, name) is not None]
+
+
+def build_network(config: Config, num_inputs: int, num_outputs: int) -> jills.Network:
+    """The network of a config for data of these widths."""
+    table = config.network
+    sizes = (num_inputs, *table.hidden, num_outputs)
+    return jills.Network(sizes, _activation(table.activation, table.slope), _activation(table.output, table.slope))
+
+
+def _activation(name, slope):
+    return activations.leaky_relu(slope) if name == "leaky_relu" else getattr(activations, name)
+
+
+def build_algorithm(config: Config, name: str, network: jills.Network) -> jills.Algorithm:
+    """The algorithm called `name`."""
+    if name == "ills":
+        table = config.ills
+        solver = getattr(solvers, table.solver)
+        return jills.ills.build(network, solver=solver, margin=table.margin, linearized=table.linearized)
+    return jills.adam.build(network)
+
+
+def build_hparams(config: Config, name: str) -> Any:
+    """The `Hparams` of an algorithm, each leaf `(H,)`: all combinations of its lists."""
+    kind = {"ills": jills.ills.Hparams, "adam": jills.adam.Hparams}[name]
+    numbers = getattr(config.hparams, name)
+    axes = [value if isinstance(value, list) else [value] for value in (getattr(numbers, f) for f in kind._fields)]
+    columns = zip(*product(*axes), strict=True)
+    return kind(*(np.asarray(column, config.dtype) for column in columns))

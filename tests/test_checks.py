@@ -1,0 +1,327 @@
+"""What is refused, and in which words, through the doors that people use; and what is taken all the same."""
+
+import itertools
+import re
+import warnings
+
+import jax
+import jax.numpy as jnp
+import jills
+import numpy as np
+import pytest
+from jills import Batch, Layer, Network, activations
+
+NETWORK = Network((3, 5, 2), activations.tanh)
+ILLS, ADAM = jills.ills.build(NETWORK), jills.adam.build(NETWORK)
+KEY = jax.random.key(3)
+n = 11
+
+
+def make_params(network=NETWORK, dtype="float64"):
+    rng = np.random.default_rng(5)
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype(dtype)
+
+    return tuple(Layer(draw(below, above), draw(above)) for below, above in itertools.pairwise(network.sizes))
+
+
+def make_batch():
+    rng = np.random.default_rng(7)
+    inputs = rng.uniform(-1.0, 1.0, (n, 3))
+    return Batch(inputs, np.stack([np.sin(inputs.sum(axis=1)), inputs[:, 0] * inputs[:, 1]], axis=1))
+
+
+def changed(array, place, value):
+    array = np.array(array)
+    array[place] = value
+    return array
+
+
+# The doors: each takes a batch (and params) to where it is checked.
+
+
+def init(batch, params=None, algorithm=ILLS):
+    return algorithm.init(make_params(algorithm.network) if params is None else params, batch)
+
+
+def run(batch, params=None, algorithm=ILLS):
+    params = make_params(algorithm.network) if params is None else params
+    return jills.run(algorithm, algorithm.defaults, params, batch, 5)
+
+
+def sweep(batch, params=None, algorithm=ILLS):
+    params = make_params(algorithm.network) if params is None else params
+    return jills.sweep(algorithm, algorithm.defaults, lambda key: (params, batch), KEY[None], 5)
+
+
+doors = pytest.mark.parametrize("door", [init, run, sweep])
+
+GOOD = make_batch()
+BAD_BATCHES = {
+    "inputs too wide": (
+        GOOD._replace(inputs=np.ones((n, 7))),
+        r"inputs have shape (11, 7), but network sizes (3, 5, 2) want (n, 3) with the n of the inputs, (11, 7)",
+    ),
+    "targets too narrow": (
+        GOOD._replace(targets=np.ones((n, 1))),
+        r"targets have shape (11, 1), but network sizes (3, 5, 2) want (n, 2) with the n of the inputs, (11, 3)",
+    ),
+    "targets too short": (GOOD._replace(targets=np.ones((7, 2))), r"targets have shape (7, 2)"),
+    "one-dimensional targets": (
+        GOOD._replace(targets=np.ones(n)),
+        r"targets have shape (11,), but network sizes (3, 5, 2) want (n, 2) with the n of the inputs, (11, 3); "
+        r"give one output as targets[:, None]",
+    ),
+    "one-dimensional inputs": (GOOD._replace(inputs=np.ones(n)), r"inputs have shape (11,)"),
+    "no rows": (Batch(np.ones((0, 3)), np.ones((0, 2))), "the batch has no rows; at least one is needed"),
+    "weights too short": (
+        GOOD._replace(weights=np.ones(7)),
+        "weights have shape (7,), but must be (n,) = (11,), one number for each row",
+    ),
+    "weights in a column": (GOOD._replace(weights=np.ones((n, 1))), "weights have shape (11, 1)"),
+    "a negative weight": (
+        GOOD._replace(weights=changed(np.ones(n), 4, -1.0)),
+        "weights hold negative, NaN or infinite values; each must be finite and ≥ 0",
+    ),
+    "a NaN weight": (GOOD._replace(weights=changed(np.ones(n), 4, np.nan)), "weights hold negative, NaN"),
+    "an infinite weight": (GOOD._replace(weights=changed(np.ones(n), 4, np.inf)), "weights hold negative, NaN"),
+    "no weight": (GOOD._replace(weights=np.zeros(n)), "all weights are zero: no row is left to train on"),
+    "a NaN input": (
+        GOOD._replace(inputs=changed(GOOD.inputs, (4, 1), np.nan)),
+        "inputs hold NaN or inf in 1 of 11 rows, first in row 4; drop or fill them, or give those rows weight zero",
+    ),
+    "infinite targets": (
+        GOOD._replace(targets=changed(GOOD.targets, [2, 9], np.inf)),
+        "targets hold NaN or inf in 2 of 11 rows, first in row 2",
+    ),
+    "a NaN row with a weight": (
+        Batch(changed(GOOD.inputs, [2, 4], np.nan), GOOD.targets, changed(np.ones(n), 2, 0.0)),
+        "inputs hold NaN or inf in 1 of 11 rows, first in row 4",
+    ),
+}
+
+
+@doors
+@pytest.mark.parametrize("name", BAD_BATCHES)
+def test_a_bad_batch_is_refused_at_every_door(door, name):
+    batch, message = BAD_BATCHES[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        door(batch)
+
+
+@pytest.mark.parametrize("name", ["one-dimensional targets", "a NaN input"])
+def test_jax_arrays_are_checked_like_those_of_numpy(name):
+    batch, message = BAD_BATCHES[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        init(jax.tree.map(jnp.asarray, batch))
+
+
+def test_a_state_to_go_on_from_does_not_open_another_door():
+    state, _ = run(GOOD)
+    batch, message = BAD_BATCHES["a NaN input"]
+    with pytest.raises(ValueError, match=message):
+        run(batch, state)
+
+
+@doors
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (make_params(dtype="float16"), "params are float16; all must be float32 or all float64"),
+        (make_params(dtype="int64"), "params are int64; all must"),
+        (
+            tuple(Layer(w, b.astype("float32")) for w, b in make_params()),
+            "params are float32, float64; all must be float32 or all float64",
+        ),
+        (
+            make_params(Network((3, 7, 2))),
+            "params have shapes [((3, 7), (7,)), ((7, 2), (2,))], but a network of sizes (3, 5, 2) has "
+            "[((3, 5), (5,)), ((5, 2), (2,))]; make them with network.init(key)",
+        ),
+        (make_params()[:1], "params have shapes [((3, 5), (5,))], but"),
+    ],
+    ids=["float16", "integers", "mixed", "another width", "a layer missing"],
+)
+def test_bad_params_are_refused_at_every_door(door, params, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        door(GOOD, params)
+
+
+# Numbers
+
+
+BAD_HPARAMS = [
+    (ILLS, jills.ills.Hparams(0.0), "learning_rate is 0, but must lie in (0, 1]"),
+    (ILLS, jills.ills.Hparams(-0.5), "learning_rate is -0.5, but must lie in (0, 1]"),
+    (ILLS, jills.ills.Hparams(1.5), "learning_rate is 1.5, but must lie in (0, 1]"),
+    (ILLS, jills.ills.Hparams(0.5, -1e-6), "ridge is -1e-06, but must lie in [0, "),
+    (ADAM, jills.adam.Hparams(0.0), "learning_rate is 0, but must lie in (0, "),
+    (ADAM, jills.adam.Hparams(-1.0), "learning_rate is -1, but must lie in (0, "),
+    (ADAM, jills.adam.Hparams(b1=1.0), "b1 is 1, but must lie in [0, 1)"),
+    (ADAM, jills.adam.Hparams(b2=-0.1), "b2 is -0.1, but must lie in [0, 1)"),
+    (ADAM, jills.adam.Hparams(eps=-1e-8), "eps is -1e-08, but must lie in [0, "),
+    (
+        ILLS,
+        jills.adam.Hparams(0.1),
+        "hparams are jills.adam.Hparams, but this algorithm wants jills.ills.Hparams(0.5, 0.0)",
+    ),
+    (
+        ADAM,
+        jills.ills.Hparams(0.1),
+        "hparams are jills.ills.Hparams, but this algorithm wants jills.adam.Hparams(0.01,",
+    ),
+    (ADAM, 0.1, "hparams are builtins.float, but this algorithm wants jills.adam.Hparams"),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "hparams", "message"), BAD_HPARAMS)
+def test_bad_numbers_are_refused(algorithm, hparams, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jills.run(algorithm, hparams, make_params(), GOOD, 5)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jills.sweep(algorithm, hparams, lambda key: (make_params(), GOOD), KEY[None], 5)
+
+
+def test_one_bad_number_among_good_ones_is_refused():
+    rates = jnp.array([0.5, 1.0, 2.0])
+    with pytest.raises(ValueError, match=re.escape("learning_rate is 2, but must lie in (0, 1]")):
+        jills.sweep(ILLS, jills.ills.Hparams(rates), lambda key: (make_params(), GOOD), KEY[None], 5)
+
+
+def test_the_ends_of_the_intervals_are_allowed():
+    ILLS.check(jills.ills.Hparams(1.0, 0.0))
+    ADAM.check(jills.adam.Hparams(1e-30, b1=0.0, b2=0.0, eps=0.0))
+
+
+@pytest.mark.parametrize("door", [jills.grid, jills.sweep])
+@pytest.mark.parametrize(
+    "hparams",
+    [
+        jills.adam.Hparams(jnp.ones(3), jnp.full(2, 0.5)),
+        jills.adam.Hparams(jnp.full((2, 2), 0.5)),
+        jills.adam.Hparams(jnp.ones(0)),
+    ],
+    ids=["unequal lengths", "two axes", "none"],
+)
+def test_hparams_of_unequal_lengths_are_refused(door, hparams):
+    with pytest.raises(ValueError, match=r"the leaves of hparams have shapes .*a scalar, shared by all, or \(H,\)"):
+        enter(door, hparams, KEY[None])
+
+
+@pytest.mark.parametrize("door", [jills.grid, jills.sweep])
+@pytest.mark.parametrize("keys", [jax.random.split(KEY, 0), KEY, jax.random.split(KEY, (2, 3))])
+def test_keys_that_are_no_list_of_keys_are_refused(door, keys):
+    with pytest.raises(ValueError, match=re.escape(f"keys have shape {keys.shape}, but must be (S,) with S ≥ 1: jax")):
+        enter(door, jills.adam.Hparams(), keys)
+
+
+def enter(door, hparams, keys):
+    if door is jills.grid:
+        return jills.grid(lambda hparams, key: hparams.learning_rate, hparams, keys)
+    return jills.sweep(ADAM, hparams, lambda key: (make_params(), GOOD), keys, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_steps", 0), ("num_steps", -3), ("chunk_steps", 0), ("batch_size", -1)]
+)
+def test_counts_below_one_are_refused(name, value):
+    counts = {"num_steps": 5, name: value}
+    with pytest.raises(ValueError, match=f"sweep: {name} is {value}, but must be at least 1"):
+        jills.sweep(ADAM, jills.adam.Hparams(), lambda key: (make_params(), GOOD), KEY[None], **counts)
+    if name == "num_steps":
+        with pytest.raises(ValueError, match=f"run: num_steps is {value}, but must be at least 1"):
+            jills.run(ADAM, jills.adam.Hparams(), make_params(), GOOD, value)
+
+
+def test_a_rate_that_is_nan_is_one_members_failure():
+    hparams = jills.adam.Hparams(jnp.array([0.1, jnp.nan]))
+    with pytest.warns(UserWarning, match="learning_rate is NaN or infinite in 1 members; they will fail") as caught:
+        result = jills.sweep(ADAM, hparams, lambda key: (make_params(), GOOD), KEY[None], 5)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert result.state.result.tolist() == [[jills.results.RUNNING], [jills.results.NON_FINITE]]
+    assert result.state.loss[0, 0] < result.info.loss[0, 0, 0]
+
+
+# Targets out of reach
+
+BOUNDED = jills.ills.build(Network((3, 2), output=activations.tanh))
+FAR = GOOD._replace(targets=changed(changed(GOOD.targets, (2, 0), 1.0), 5, -1.5))
+
+
+@doors
+def test_targets_outside_the_image_of_the_output_are_counted(door):
+    message = "3 of 22 targets lie outside the image (-1, 1) of the output activation and were projected into it"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        door(FAR, algorithm=BOUNDED)
+    assert [warning.category for warning in caught] == [UserWarning]
+    assert message in str(caught[0].message)
+    assert "scale the targets, or give the network output=jills.activations.identity" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("door", [init, run])
+def test_the_warning_points_at_the_line_that_called(door):
+    with pytest.warns(UserWarning, match="3 of 22 targets") as caught:
+        door(FAR, algorithm=BOUNDED)
+    assert caught[0].filename == __file__
+
+
+def test_rows_of_weight_zero_are_not_counted():
+    weights = changed(np.ones(n), 5, 0.0)
+    with pytest.warns(UserWarning, match="1 of 20 targets lie outside"):
+        init(FAR._replace(weights=weights), algorithm=BOUNDED)
+    init(FAR._replace(weights=changed(weights, 2, 0.0)), algorithm=BOUNDED)  # warnings are errors here
+
+
+def test_targets_within_reach_or_for_the_identity_raise_no_warning():
+    init(GOOD, algorithm=BOUNDED)
+    init(FAR)
+
+
+# What is taken all the same
+
+
+def trains(batch, algorithm=ILLS):
+    """It trains: all finite, and the loss falls or is nothing."""
+    state, info = run(batch, algorithm=algorithm)
+    assert np.all(info.finite)
+    assert state.result == jills.results.RUNNING
+    assert state.loss < np.maximum(0.5 * info.loss[0], 1e-20)
+    return state
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool"])
+def test_integers_are_converted_and_train(dtype):
+    inputs, targets = (np.random.default_rng(1).integers(0, 2, (n, width)).astype(dtype) for width in (3, 2))
+    given_as_floats = trains(Batch(inputs.astype(float), targets.astype(float)))
+    state = trains(Batch(inputs, targets, np.ones(n, "int32")))
+    assert state.loss.dtype == "float64"
+    np.testing.assert_allclose(state.loss, given_as_floats.loss, rtol=1e-6)
+
+
+def test_a_constant_column_trains():
+    trains(GOOD._replace(inputs=changed(GOOD.inputs, (slice(None), 1), 1.0)))
+
+
+def test_a_duplicated_column_trains():
+    trains(GOOD._replace(inputs=GOOD.inputs[:, [0, 1, 1]]))
+
+
+@pytest.mark.parametrize("algorithm", [ILLS, ADAM], ids=["ills", "adam"])
+def test_one_single_row_trains(algorithm):
+    row = Batch(GOOD.inputs[:1], GOOD.targets[:1])
+    state, info = jills.run(algorithm, algorithm.defaults._replace(learning_rate=0.1), make_params(), row, 5)
+    assert np.all(info.finite)
+    assert state.loss < 0.5 * info.loss[0]
+
+
+@pytest.mark.parametrize("algorithm", [ILLS, ADAM], ids=["ills", "adam"])
+def test_rows_of_weight_zero_may_hold_nan(algorithm):
+    weights = changed(np.ones(n), 4, 0.0)
+    healthy, _ = run(GOOD._replace(weights=weights), algorithm=algorithm)
+    spoilt = Batch(changed(GOOD.inputs, 4, np.nan), changed(GOOD.targets, (4, 1), np.inf), weights)
+    state, info = run(spoilt, algorithm=algorithm)
+    assert np.all(info.finite)
+    jax.tree.map(np.testing.assert_array_equal, state.params, healthy.params)
+    assert state.loss == healthy.loss
