@@ -117,7 +117,7 @@ def finish(folder: Path, config: Config, task: problems.Task, outcomes: list[rec
 
 def printable(summary: pd.DataFrame) -> pd.DataFrame:
     """The columns of the summary that fit a terminal, three digits each."""
-    varied = [name for name in NUMBERS if name in summary and len(set(summary[name])) > 1]
+    varied = [n for n in NUMBERS if n in summary and max(summary.groupby("algorithm")[n].nunique()) > 1]
     medians = [name for name in summary.columns if name.endswith("_median")]
     words = [word for word in records.WORDS if max(summary[word]) > 0]
     shown = {"algorithm": list(summary["algorithm"])}

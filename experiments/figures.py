@@ -46,9 +46,10 @@ def loss_curves(dataset: xr.Dataset, variable: str, label: str) -> Figure:
         for index, colour, text in _rates(one):
             curves = np.asarray(one[variable][index], float)
             low, middle, high = _quartiles(curves)
-            for axis, across in ((axes[0, column], step), (axes[1, column], seconds)):
-                axis.plot(across, middle, color=colour, label=text, linewidth=1.6)
-                axis.fill_between(across, low, high, color=colour, alpha=0.18, linewidth=0)
+            # The logarithmic axis of seconds has no place for step 0.
+            for axis, across, first in ((axes[0, column], step, 0), (axes[1, column], seconds, 1)):
+                axis.plot(across[first:], middle[first:], color=colour, label=text, linewidth=1.6)
+                axis.fill_between(across[first:], low[first:], high[first:], color=colour, alpha=0.18, linewidth=0)
         axes[0, column].set(title=NAMES[name], xlabel="step", xscale="symlog")
         axes[0, column].set_xlim(0, step[-1])
         axes[1, column].set(xlabel="seconds a network, without compilation", xscale="log")

@@ -107,6 +107,7 @@ def test_inverse_undoes_forward_inside_the_margin(name, dtype):
 @given(slope=st.floats(1e-3, 1e3), total_input=st.floats(-1e6, 1e6, allow_subnormal=False))
 def test_leaky_relu_is_inverted_for_any_slope(slope, total_input):
     activation, total = leaky_relu(slope), jnp.asarray(total_input)
+    assert activation.inverse is not None
     np.testing.assert_allclose(activation.inverse(activation.forward(total)), total_input, rtol=1e-14)
     assert activation.derivative(total) == (1.0 if total_input > 0 else slope)
 

@@ -5,9 +5,10 @@ import re
 
 import jax
 import jax.numpy as jnp
-import jills
 import numpy as np
 import pytest
+
+import jills
 from jills import Batch, Layer, Network, activations
 
 NETWORK = Network((3, 5, 2), activations.tanh)
@@ -23,6 +24,10 @@ def problem(key, dtype="float64"):
     inputs = jax.random.uniform(key, (11, 3), dtype, -1.0, 1.0)
     targets = jnp.stack([jnp.sin(inputs.sum(axis=1)), inputs[:, 0] * inputs[:, 1]], axis=1)
     return NETWORK.init(jax.random.fold_in(key, 1), dtype), Batch(inputs, targets)
+
+
+# One function for each dtype, so that sweeps share what is compiled.
+PROBLEMS = {dtype: functools.partial(problem, dtype=dtype) for dtype in ("float32", "float64")}
 
 
 def blank(name, dtype="float64"):
@@ -131,12 +136,11 @@ def test_the_state_of_another_network_or_dtype_is_refused(tmp_path):
         jills.load(path, blank("adam"))
 
 
-@every
+@pytest.mark.parametrize(("name", "dtype"), [("ills", "float64"), ("adam", "float32")])
 def test_a_sweep_that_goes_on_is_one_that_never_stopped(name, dtype, tmp_path):
     def sweep(num_steps, **options):
         keys = jax.random.split(jax.random.key(5), 3)
-        start = functools.partial(problem, dtype=dtype)
-        return jills.sweep(ALGORITHMS[name], HPARAMS[name], start, keys, num_steps, chunk_steps=3, **options)
+        return jills.sweep(ALGORITHMS[name], HPARAMS[name], PROBLEMS[dtype], keys, num_steps, chunk_steps=3, **options)
 
     whole, first = sweep(10), sweep(4)
     jills.save(tmp_path / "state.npz", first.state)
@@ -146,15 +150,4 @@ def test_a_sweep_that_goes_on_is_one_that_never_stopped(name, dtype, tmp_path):
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2), first.info, second.info)
     assert joined.loss.shape == (2, 3, 10)
     assert bits(joined) == bits(whole.info)
-    assert np.all(whole.state.loss < whole.info.loss[..., 0])
-
-
-def test_a_run_that_goes_on_is_one_that_never_stopped(tmp_path, key):
-    algorithm, hparams, (params, batch) = ALGORITHMS["adam"], jills.adam.Hparams(0.1), problem(key)
-    whole, info = jills.run(algorithm, hparams, params, batch, 10)
-    first, first_info = jills.run(algorithm, hparams, params, batch, 5)
-    jills.save(tmp_path / "state.npz", first)
-    state = jills.load(tmp_path / "state.npz", first)
-    second, second_info = jills.run(algorithm, hparams, state, batch, 5)
-    assert bits(second) == bits(whole)
-    assert bits(jax.tree.map(lambda *leaves: np.concatenate(leaves), first_info, second_info)) == bits(info)
+    assert bits(first.state) != bits(whole.state)

@@ -1,27 +1,31 @@
 """Each word of a diagnosis, on made-up histories and on real runs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import jills
 import numpy as np
 import pytest
+
+import jills
 from jills import Batch, Info, Layer, Network, State, diagnose, results
 
 T = 20  # steps, so that the last fifth are 4
 
 
+def array(values, dtype=float) -> Any:
+    return np.asarray(values, dtype)
+
+
 def history(losses, moved=0.1, code=results.RUNNING, norm=1.0, rcond=None, missing=0):
     """State and `Info` of one member whose loss went as told; its parameters have the given norm."""
-    losses = np.asarray(losses, float)
+    losses = array(losses)
     steps = len(losses) - 1
-    params = (Layer(np.full((3, 5), norm / np.sqrt(20.0)), np.full(5, norm / np.sqrt(20.0))),)
-    state = State(params, (), (), np.int32(steps), losses[-1], params, np.nanmin(losses), np.int32(code))
-    detail = (
-        ()
-        if rcond is None
-        else jills.ills.Detail(np.zeros(steps), np.broadcast_to(rcond, steps), np.full(steps, missing))
-    )
-    return state, Info(losses[:-1], np.full(steps, moved * norm), np.isfinite(losses[1:]), detail)
+    params = (Layer(array(np.full((3, 5), norm / np.sqrt(20.0))), array(np.full(5, norm / np.sqrt(20.0)))),)
+    state = State(params, (), (), array(steps, int), losses[-1], params, array(np.nanmin(losses)), array(code, int))
+    ones = array(np.ones(steps))
+    detail = () if rcond is None else jills.ills.Detail(ones, array(rcond) * ones, missing * ones.astype(int))
+    return state, Info(losses[:-1], moved * norm * ones, np.isfinite(losses[1:]), detail)
 
 
 FALLING = np.geomspace(1.0, 1e-3, T + 1)
@@ -121,7 +125,7 @@ def test_short_histories_have_a_word_too(steps):
 def test_broken_parameters_raise_no_warning(value):
     state, info = history(LATE_NAN, code=results.NON_FINITE)
     params = jax.tree.map(lambda leaf: np.full_like(leaf, value), state.params)
-    diagnosis = diagnose(state._replace(params=params), info._replace(update_norm=np.full(T, value)))
+    diagnosis = diagnose(state._replace(params=params), info._replace(update_norm=array(np.full(T, value))))
     assert diagnosis.word == "diverged"
 
 

@@ -219,7 +219,7 @@ def test_residual_is_that_of_the_top_solve(key):
 def test_build_refuses_what_has_no_ideal_input():
     with pytest.raises(ValueError, match="output activation has no inverse"):
         ills.build(jills.Network((3, 1), output=activations.relu))
-    with pytest.raises(ValueError, match="margin is 1.5"):
+    with pytest.raises(ValueError, match=r"margin is 1\.5"):
         ills.build(jills.Network((3, 2, 1), activations.tanh), margin=1.5)
     loss = jills.Loss(lambda z, y: z[:, 0], lambda z, y: z, lambda z, y: z[..., None])
     with pytest.raises(ValueError, match="no ideal total input"):

@@ -28,8 +28,9 @@ def changed(array, place, value):
     return array
 
 
-def tolerance(dtype):
-    return {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-13}
+def assert_near(actual, expected, dtype):
+    rtol, atol = (1e-5, 1e-6) if dtype == "float32" else (1e-12, 1e-13)
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
 
 
 def test_squared_error_is_a_mean_without_a_half():
@@ -44,7 +45,7 @@ def test_squared_error_is_that_of_numpy(dtype):
     value = jax.jit(squared_error)(predictions, targets)
     assert value.shape == ()
     assert value.dtype == dtype
-    np.testing.assert_allclose(value, np.mean((predictions - targets) ** 2), **tolerance(dtype))
+    assert_near(value, np.mean((predictions - targets) ** 2), dtype)
 
 
 @every
@@ -59,8 +60,8 @@ def test_gradient_and_curvature_are_those_of_autodiff(loss, dtype):
     (gradient, curvature), expected = jax.jit(both)(*draw(2, dtype))
     assert gradient.dtype == curvature.dtype == dtype
     assert curvature.shape == (11, 2, 2)
-    np.testing.assert_allclose(gradient, expected[0], **tolerance(dtype))
-    np.testing.assert_allclose(curvature, expected[1], **tolerance(dtype))
+    assert_near(gradient, expected[0], dtype)
+    assert_near(curvature, expected[1], dtype)
 
 
 @every
@@ -86,7 +87,7 @@ def test_a_row_of_weight_zero_may_hold_anything(loss, bad, dtype):
     assert mean(changed(predictions, 3, bad), targets, weights) == healthy
     assert mean(predictions, changed(targets, (3, 1), bad), weights) == healthy
     used = np.arange(11) != 3
-    np.testing.assert_allclose(healthy, mean(predictions[used], targets[used], weights[used]), **tolerance(dtype))
+    assert_near(healthy, mean(predictions[used], targets[used], weights[used]), dtype)
     assert np.isnan(mean(predictions, changed(targets, 2, np.nan), weights))
 
 

@@ -32,7 +32,7 @@ ERRORS = {
 
 def solve(name, a, b, ridge=0.0, weights=None):
     """The solution as NumPy arrays; always with a traced ridge, so that tests share what is compiled."""
-    return jax.tree.map(np.asarray, COMPILED[name](a, b, float(ridge), weights))
+    return jax.tree.map(np.asarray, COMPILED[name](a, b, ridge, weights))
 
 
 def eps_of(dtype):
@@ -48,14 +48,14 @@ def matrix(rng, rows, columns, condition=10.0, rank=None):
     return (left[:, : len(values)] * values) @ right[:, : len(values)].T
 
 
-def problem(dtype="float64", rows=n, columns=p, seed=1, **kind):
+def problem(dtype="float64", rows=n, columns=p, seed=1, condition=10.0, rank=None):
     rng = np.random.default_rng(seed)
-    return matrix(rng, rows, columns, **kind).astype(dtype), rng.standard_normal((rows, k)).astype(dtype)
+    return matrix(rng, rows, columns, condition, rank).astype(dtype), rng.standard_normal((rows, k)).astype(dtype)
 
 
 def reference(a, b):
     """NumPy in float64; what is nothing in the dtype of `a` counts as nothing."""
-    return np.linalg.lstsq(np.float64(a), np.float64(b), rcond=a.shape[1] * eps_of(a.dtype))[0]
+    return np.linalg.lstsq(a.astype(float), b.astype(float), rcond=a.shape[1] * eps_of(a.dtype))[0]
 
 
 def assert_near(actual, expected, dtype, factor=1e3):
@@ -70,9 +70,9 @@ def largest_error(name, dtype, condition):
     errors = []
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        kind = {"rank": 5} if condition == "rank 5" else {"condition": condition}
-        a = matrix(rng, 50, 8, **kind).astype(dtype)
-        b = (np.float64(a) @ rng.standard_normal((8, k))).astype(dtype)
+        deficient = condition == "rank 5"
+        a = matrix(rng, 50, 8, 10.0 if deficient else condition, 5 if deficient else None).astype(dtype)
+        b = (a.astype(float) @ rng.standard_normal((8, k))).astype(dtype)
         expected = reference(a, b)
         errors.append(np.linalg.norm(solve(name, a, b).x - expected) / np.linalg.norm(expected))
     return max(errors)
@@ -92,11 +92,11 @@ def test_the_docstring_shows_the_table():
     for (name, dtype), errors in ERRORS.items():
         lines.append(f"    {name + ' ' + dtype:16s} " + "".join(f"{error:9.1e}" for error in errors))
     table = "\n".join(line.rstrip() for line in lines)
-    assert table in solvers.__doc__, f"expected in the docstring of jills/solvers.py:\n{table}"
+    assert table in str(solvers.__doc__), f"expected in the docstring of jills/solvers.py:\n{table}"
 
 
 @every
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     shape=st.sampled_from([(n, p), (p, n)]),
@@ -107,8 +107,7 @@ def test_the_docstring_shows_the_table():
 def test_the_residual_is_orthogonal_to_the_columns(name, seed, shape, scales, condition, dtype):
     a, b = problem(dtype, *shape, seed=seed, condition=10.0**condition)
     a, b = (a * 10.0 ** scales[0]).astype(dtype), (b * 10.0 ** scales[1]).astype(dtype)
-    x = np.float64(solve(name, a, b).x)
-    a, b = np.float64(a), np.float64(b)
+    x, a, b = (array.astype(float) for array in (solve(name, a, b).x, a, b))
     gradient = np.linalg.norm(a.T @ (b - a @ x))
     size = np.linalg.norm(a)
     assert gradient <= 30 * eps_of(dtype) * size * (size * np.linalg.norm(x) + np.linalg.norm(b))
@@ -234,8 +233,8 @@ def test_a_row_of_weight_zero_may_hold_anything(name, bad, dtype):
 
 
 def closed_form(a, b, ridge, weights=None):
-    a, b = np.float64(a), np.float64(b)
-    weighted = a if weights is None else weights[:, None] * a
+    a, b = a.astype(float), b.astype(float)
+    weighted = a if weights is None else weights.astype(float)[:, None] * a
     gram = weighted.T @ a
     return np.linalg.solve(gram + ridge * np.trace(gram) / a.shape[1] * np.eye(a.shape[1]), weighted.T @ b)
 
@@ -284,7 +283,7 @@ def test_another_ridge_does_not_trace_again(name):
 def members(shape):
     """`a`, `b` and ridge of many members, some of them rank-deficient."""
     count = int(np.prod(shape))
-    pairs = [problem(seed=i, **({"rank": 3} if i % 3 == 2 else {})) for i in range(count)]
+    pairs = [problem(seed=i, rank=3 if i % 3 == 2 else None) for i in range(count)]
     a, b = (np.stack(leaves).reshape(*shape, n, -1) for leaves in zip(*pairs, strict=True))
     return a, b, np.where(np.arange(count) % 2, 1e-3, 0.0).reshape(shape)
 
@@ -319,7 +318,7 @@ def test_a_batch_is_its_members_one_by_one(name, way, shape):
     a, b, ridge = members(shape)
     together = batched(name, way, len(shape))(a, b, ridge)
     for place in np.ndindex(shape):
-        alone = solve(name, a[place], b[place], ridge[place])
+        alone = solve(name, a[place], b[place], float(ridge[place]))
         assert_near(together.x[place], alone.x, "float64")
         assert together.rank[place] == alone.rank
         np.testing.assert_allclose(together.rcond[place], alone.rcond, rtol=1e-9, atol=1e-15)
@@ -347,7 +346,7 @@ def test_a_bad_member_harms_no_neighbour(name, way, shape):
 @every
 def test_nested_batches_can_share_the_matrix_or_the_ridge(name):
     a, b, ridge = members((2, 3))
-    a, ridge = a[:, 0], ridge[0, 1]  # a matrix for each outer member, shared by the inner ones
+    a, ridge = a[:, 0], float(ridge[0, 1])  # a matrix for each outer member, shared by the inner ones
     inner = jax.vmap(SOLVERS[name].solve, in_axes=(None, 0, None))
     outer = jax.vmap(inner, in_axes=(0, 1, None))
     shared = jax.jit(outer)(a, b.swapaxes(0, 1), ridge)

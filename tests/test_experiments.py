@@ -1,0 +1,194 @@
+"""The experiments at toy size, as a user starts them: configs, results folder, interruption, messages."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from experiments import compare, config, problems, records, speed
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+TOY = ["--set", "num_steps=6", "--set", "seeds=3", "--set", "chunk_steps=2"]
+
+
+@pytest.fixture(autouse=True)
+def experiments_are_not_strict():
+    """Scripts run with JAX's usual promotion, and set 64 bits themselves."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+    jax.config.update("jax_enable_x64", True)
+
+
+def run_toy(tmp_path, name, *more):
+    status = compare.main([str(ROOT / "configs" / f"{name}.toml"), *TOY, *more, "--results", str(tmp_path)])
+    return status, sorted(tmp_path.iterdir())
+
+
+def test_the_main_job_leaves_what_it_says(tmp_path, capsys):
+    status, (folder,) = run_toy(tmp_path, "sunspots")
+    assert status == 0
+    assert {path.name for path in folder.iterdir()} == {
+        "results.nc", "summary.csv", "config.toml", "environment.json", "loss.png", "stability.png", "predictions.png"
+    }  # fmt: skip
+    with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as dataset:
+        assert dict(dataset.sizes) == {"algorithm": 2, "hparam": 5, "seed": 3, "step": 7, "row": 59, "output": 1}
+        losses = dataset.train_loss.sel(algorithm="ills")
+        # Same starts for all algorithms, and ILLS falls.
+        np.testing.assert_array_equal(dataset.train_loss.isel(step=0)[0], dataset.train_loss.isel(step=0)[1])
+        assert float(losses.isel(hparam=1, step=6).median()) < 0.2 * float(losses.isel(hparam=1, step=0).median())
+        assert float(dataset.seconds.sel(algorithm="adam")[6]) > 0
+        assert dataset.attrs["version_jax"] == jax.__version__
+    summary = pd.read_csv(folder / "summary.csv")
+    assert len(summary) == 10
+    assert set(summary.algorithm) == {"ills", "adam"}
+    printed = capsys.readouterr()
+    assert "persistence 0.861" in printed.out
+    assert "6/6 steps" in printed.err
+    assert "cpu" in json.loads((folder / "environment.json").read_text())["device"]
+
+
+def test_the_resolved_config_runs_again(tmp_path):
+    _, (folder,) = run_toy(tmp_path / "first", "two_layer", "--set", "hparams.adam.learning_rate=0.1")
+    again = config.load_config(folder / "config.toml")
+    assert again.num_steps == 6
+    assert again.hparams.adam is not None
+    assert again.hparams.adam.learning_rate == 0.1
+
+
+def test_a_folder_is_never_overwritten(tmp_path):
+    folders = {records.new_folder(tmp_path, "configs/name.toml") for _ in range(4)}
+    assert len(folders) == 4
+
+
+def test_one_layer_finds_the_truth_in_one_step(tmp_path):
+    status, (folder,) = run_toy(tmp_path, "one_layer")
+    assert status == 0
+    with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as dataset:
+        distance = dataset.distance.isel(step=1)
+        assert float(distance.sel(algorithm="ills", hparam=0).max()) < 1e-8
+        assert float(distance.sel(algorithm="adam").min()) > 1e-3
+    assert (folder / "distance.png").exists()
+
+
+def test_float32_runs_in_float32(tmp_path):
+    _, (folder,) = run_toy(tmp_path, "three_layer", "--set", "dtype=float32")
+    with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as dataset:
+        losses = dataset.train_loss.values[np.isfinite(dataset.train_loss.values)]
+        np.testing.assert_array_equal(losses, losses.astype(np.float32))
+
+
+def test_missing_data_is_advice_not_an_error(tmp_path, capsys):
+    status, folders = run_toy(tmp_path, "electricity", "--data", str(tmp_path / "nowhere"))
+    assert status == 3
+    assert folders == []
+    assert "python -m experiments.fetch_data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_valid(path):
+    assert config.load_config(path).title
+
+
+WRONG = {
+    "seedz=3": r"seedz: unknown key; allowed: title, data, network, hparams",
+    "hparams.ills.learning_rat=0.1": r"hparams.ills.learning_rat: unknown key; allowed: learning_rate, ridge",
+    "data.lag=3": r"data.lag: unknown key; allowed: name, lags, test_from",
+    "network.hiden=[3]": r"network.hiden: unknown key; allowed: hidden, activation, output, slope",
+    "ills.solvr='qr'": r"ills.solvr: unknown key; allowed: solver, linearized, margin",
+    "data.name='sunspot'": r"data.name: unknown data set 'sunspot'; allowed: sunspots, electricity, teacher",
+    "seeds='many'": r"seeds: Input should be a valid integer, not 'many'",
+    "seeds=0": r"seeds: Input should be greater than or equal to 1, not 0",
+    "network.activation='tan'": r"network.activation: Input should be 'identity', 'tanh'.*, not 'tan'",
+    "hparams.ills.learning_rate=[]": r"hparams.ills.learning_rate: the list is empty; give at least one number",
+    "hparams.ills.learning_rate=[0.1,1.5]": r"hparams.ills: learning_rate is 1.5, but must lie in \(0, 1\]",
+    "hparams.adam.learning_rate=-1.0": r"hparams.adam: learning_rate is -1, but must lie in \(0, inf\]",
+    "hparams={}": r"hparams: names no algorithm; allowed: ills, adam",
+    "data.lags=400": r"data: lags=400: must lie between 1 and 308",
+    "network.output='relu'": r"hparams.ills: ills: the output activation has no inverse",
+}
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_a_wrong_config_is_one_line(change, tmp_path, capsys):
+    path = ROOT / "configs/sunspots.toml"
+    status = compare.main([str(path), "--set", change, "--results", str(tmp_path / "results")])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert line.startswith(str(path))
+    assert re.search(WRONG[change], line), line
+    assert not (tmp_path / "results").exists()
+
+
+def test_unreadable_configs_are_one_line(tmp_path, capsys):
+    assert compare.main([str(tmp_path / "none.toml")]) == 2
+    assert "none.toml: cannot be read" in capsys.readouterr().err
+    (tmp_path / "bad.toml").write_text("title = ")
+    assert compare.main([str(tmp_path / "bad.toml")]) == 2
+    assert "bad.toml: is not TOML" in capsys.readouterr().err
+    assert compare.main([str(ROOT / "configs/sunspots.toml"), "--set", "seeds"]) == 2
+    assert "must be key=value" in capsys.readouterr().err
+
+
+def test_lists_under_hparams_are_axes_and_all_combinations_are_made():
+    changes = ["hparams.ills.learning_rate=[0.1,0.5,1]", "hparams.ills.ridge=[0.0,1e-6]"]
+    loaded = config.load_config(ROOT / "configs/sunspots.toml", changes)
+    hparams = config.build_hparams(loaded, "ills")
+    np.testing.assert_allclose(hparams.learning_rate, [0.1, 0.1, 0.5, 0.5, 1, 1])
+    np.testing.assert_allclose(hparams.ridge, [0, 1e-6] * 3)
+
+
+def test_ctrl_c_keeps_what_is_complete(tmp_path):
+    """A real signal to a real process, after its first chunk."""
+    command = [sys.executable, "-m", "experiments.compare", "configs/sunspots.toml", "--results", str(tmp_path)]
+    command += ["--set", "num_steps=1000000", "--set", "chunk_steps=10", "--set", "seeds=2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    seen = ""
+    while "30/1000000" not in seen:
+        seen += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: kept and written is what was complete (ills" in printed
+    (folder,) = tmp_path.iterdir()
+    with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as dataset:
+        assert list(dataset.algorithm.values) == ["ills"]
+        assert dataset.sizes["step"] >= 31
+        assert np.isfinite(dataset.train_loss.isel(step=30)).all()
+
+
+def test_speed_measures_every_algorithm():
+    loaded = config.load_config(ROOT / "configs/sunspots.toml")
+    table = speed.measure(problems.make_task(loaded, "data"), 3, 2, 1)
+    assert list(table.algorithm) == ["adam", "ills, lstsq", "ills, qr", "ills, cholesky"]
+    assert (table[["compile_s", "in_a_sweep", "in_a_loop"]] > 0).all(axis=None)
+    assert (table.solves_alone[1:] > 0).all()
+
+
+def test_configs_hold_no_code():
+    for path in CONFIGS:
+        assert tomllib.loads(path.read_text(encoding="utf-8"))["title"]
+
+
+def test_interrupting_before_anything_is_complete(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "run_one", interrupted)
+    status, _ = run_toy(tmp_path, "sunspots")
+    assert status == 130
+    assert "nothing to keep" in capsys.readouterr().out

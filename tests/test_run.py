@@ -1,0 +1,97 @@
+"""`run`: one network, one scan, and the rules for stopping."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contract import CASES, NETWORK, problem, step
+
+import jills
+from jills import results
+
+ADAM, HPARAMS = CASES["adam"].algorithm, CASES["adam"].hparams
+
+
+def test_run_is_the_step_repeated(key):
+    params, batch = problem(key)
+    state, info = jills.run(ADAM, HPARAMS, params, batch, 4)
+    by_hand, losses = ADAM.init(params, batch), []
+    for _ in range(4):
+        by_hand, told = step(ADAM, HPARAMS, by_hand, batch)
+        losses.append(told.loss)
+    chex.assert_trees_all_close(state, by_hand, rtol=1e-12)
+    np.testing.assert_allclose(info.loss, losses, rtol=1e-12)
+
+
+def test_going_on_from_a_state_is_one_longer_run(key):
+    params, batch = problem(key)
+    state, first = jills.run(ADAM, HPARAMS, params, batch, 3)
+    state, second = jills.run(ADAM, HPARAMS, state, batch, 4)
+    whole, info = jills.run(ADAM, HPARAMS, params, batch, 7)
+    chex.assert_trees_all_close(state, whole, rtol=1e-12)
+    np.testing.assert_allclose(np.concatenate([first.loss, second.loss]), info.loss, rtol=1e-12)
+
+
+def test_run_under_jit_and_vmap(key):
+    """Pure: wrapped in vmap over keys it gives what single runs give."""
+
+    def train(key):
+        return jills.run(ADAM, HPARAMS, *problem(key), 5)[0].loss
+
+    keys = jax.random.split(key, 3)
+    np.testing.assert_allclose(jax.jit(jax.vmap(train))(keys), [train(k) for k in keys], rtol=1e-10)
+
+
+def test_a_target_stops_and_freezes(key):
+    params, batch = problem(key)
+    free, info = jills.run(ADAM, HPARAMS, params, batch, 40)
+    target = float(info.loss[10])
+    state, told = jills.run(ADAM, HPARAMS, params, batch, 40, stop=jills.Stop(target_loss=target))
+    assert state.result == results.TARGET_REACHED
+    assert state.step <= 10
+    assert state.loss <= target
+    assert (told.loss[int(state.step) :] == state.loss).all()
+    assert (told.update_norm[int(state.step) :] == 0).all()
+    assert free.result == results.RUNNING
+
+
+def test_a_small_update_stops(key):
+    params, batch = problem(key)
+    state, _ = jills.run(ADAM, HPARAMS, params, batch, 40, stop=jills.Stop(update_norm=1e9))
+    assert state.result == results.SETTLED
+    assert state.step == 1
+
+
+def test_divergence_keeps_the_best_parameters(key):
+    params, batch = problem(key)
+    state, info = jills.run(ADAM, jills.adam.Hparams(1e300), params, batch, 20)
+    assert state.result == results.NON_FINITE
+    assert not info.finite[-1]
+    assert jnp.isfinite(state.best_loss)
+    assert jnp.isfinite(NETWORK.predict(state.best_params, batch.inputs)).all()
+    assert all(code in results.MESSAGES for code in range(4))
+
+
+def test_metrics_are_of_the_parameters_received(key):
+    params, batch = problem(key)
+    metrics = partial(NETWORK.predict, inputs=batch.inputs)
+    _, info = jills.run(ADAM, HPARAMS, params, batch, 3, metrics=metrics)
+    np.testing.assert_allclose(info.metrics[0], NETWORK.predict(params, batch.inputs), rtol=1e-12)
+    assert info.metrics.shape == (3, 11, 2)
+
+
+def test_other_rows_and_numbers_do_not_compile_again(key, monkeypatch):
+    chex.clear_trace_counter()
+    kind = type(ADAM)
+    monkeypatch.setattr(kind, "update", chex.assert_max_traces(1)(kind.update))
+    for number, seed in enumerate(jax.random.split(key, 3)):
+        params, batch = problem(seed, n=13)
+        jills.run(ADAM, jills.adam.Hparams(0.1 * (number + 1)), params, batch, 2)
+
+
+def test_no_steps_are_refused(key):
+    with pytest.raises(ValueError, match="num_steps is 0, but must be at least 1"):
+        jills.run(ADAM, HPARAMS, *problem(key), 0)
