@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, PartitionSpec
+from threadpoolctl import threadpool_limits
 
 from jills import results
 from jills.algorithm import Algorithm
@@ -40,8 +41,9 @@ class Plan(NamedTuple):
 def make_plan(count: int, mesh: Mesh | None, batch_size: int | None) -> Plan:
     """Shares M members out: to threads on a single CPU device, else to the devices of a mesh."""
     if mesh is None and jax.local_device_count() > 1:
-        devices = np.array(jax.local_devices())
-        mesh = Mesh(devices, ("members",), axis_types=(AxisType.Auto,))
+        mesh = Mesh(np.array(jax.local_devices()), ("members",))
+    if mesh is not None:  # one of explicit axes would ask for arrays that are sharded already
+        mesh = Mesh(mesh.devices.ravel(), ("members",), axis_types=(AxisType.Auto,))
     on_cpu = (jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]).platform == "cpu"
     workers = min(count, _cores()) if on_cpu and mesh is None else 1
     shares = 1 if mesh is None else mesh.size
@@ -75,7 +77,7 @@ def _chunk(algorithm, chunk_steps, batch_size, mesh, shared, members, state, fre
         return lax.map(train, members, batch_size=batch_size if batch_size > 1 else None)
 
     if mesh is not None:
-        alike, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
+        alike, split = PartitionSpec(), PartitionSpec("members")
         block = jax.shard_map(block, mesh=mesh, in_specs=(alike, alike, alike, split), out_specs=split, check_vma=False)
     return block(shared, fresh, remaining, (*members, state))
 
@@ -95,10 +97,12 @@ def compile_chunk(
 
     static = (algorithm, chunk_steps, plan.batch_size, plan.mesh)
     program = _chunk.lower(*static, *arguments(0, _row(start, 0), True, 0)).compile()
+    wide = bool(jax.config.read("jax_enable_x64"))
 
     def call(worker, state, fresh, remaining):
-        # The compiled program itself, not `_chunk`: threads do not share JAX's context managers.
-        return jax.block_until_ready(program(*arguments(worker, state, fresh, remaining)))
+        # Threads do not inherit JAX's context managers: hence this one, and the program compiled outside.
+        with jax.enable_x64(wide):
+            return jax.block_until_ready(program(*arguments(worker, state, fresh, remaining)))
 
     return call
 
@@ -140,7 +144,8 @@ def drive(
             began = time.perf_counter()
             is_first, remaining = fresh and progress.done == 0, num_steps - progress.done
             futures = [pool.submit(call, w, progress.states[w], is_first, remaining) for w in workers]
-            outcomes = [future.result() for future in futures]
+            with threadpool_limits(1, "blas"):  # on the CPU its threads fight XLA's
+                outcomes = [future.result() for future in futures]
             seconds = progress.seconds + time.perf_counter() - began
             stopped_before = not is_first and bool(np.all(plan.gather([s.result for s in progress.states])))
             states = [state for state, _ in outcomes]

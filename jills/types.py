@@ -58,6 +58,7 @@ class Info(NamedTuple):
     detail: Any = ()  # a NamedTuple of the algorithm's own signs, see its module
     metrics: Any = ()  # what `metrics(params)` returned for the parameters received
 
+
 Metrics = Callable[[Params], Any]
 """`metrics(params) → pytree of arrays`, pure: recorded at each step (a test loss, say)."""
 

@@ -45,9 +45,7 @@ def ridged(rates):
 
 
 CASES = {
-    "ills": Case(
-        jills.ills.build(NETWORK), jills.ills.Hparams(0.5, 1e-6), _grids(ridged), 0.02
-    ),
+    "ills": Case(jills.ills.build(NETWORK), jills.ills.Hparams(0.5, 1e-6), _grids(ridged), 0.02),
     "ills_qr": Case(
         jills.ills.build(NETWORK, solver=jills.solvers.qr),
         jills.ills.Hparams(0.5, 1e-6),

@@ -77,7 +77,9 @@ def test_extreme_inputs_have_finite_values_and_the_right_slope(name, dtype):
     _, reference, left, right = ACTIVATIONS[name]
     values, derivative, _ = evaluate(name, dtype)[1]
     np.testing.assert_allclose(values, reference(EXTREME.astype(dtype).astype(float)), rtol=1e-6)
-    np.testing.assert_allclose(derivative, [left, left, right, right], rtol=1e-6, atol=2e-4)  # arcsinh'(1e4) is 1e-4
+    np.testing.assert_allclose(derivative, [left, left, right, right], rtol=1e-6, atol=2e-4)
+    if name == "arcsinh":  # whose slope vanishes slowly
+        np.testing.assert_allclose(derivative, 1.0 / np.abs(EXTREME), rtol=1e-6)
 
 
 @invertible

@@ -56,6 +56,7 @@ CASES = {
     "flat, moving, small parameters": (history(FLAT, moved=1.1e-3, norm=1e-3), "stalled", "updates are 0.001"),
     "flat, well conditioned": (history(FLAT, rcond=1e-3), "stalled", "updates are 0.1"),
     "below its start, bouncing": (history([1.0, *[0.1, 0.3] * 10]), "stalled", "fell by 0.00%"),
+    "falls, but was lower before": (history([1.0, 0.1, *np.geomspace(0.9, 0.3, 19)]), "stalled", "fell by 0.00%"),
     "flat, badly conditioned": (history(FLAT, rcond=1e-9), "ill-conditioned", "in 100% of them a layer solve was"),
     "badly conditioned in half": (history(FLAT, rcond=HALF_BAD), "ill-conditioned", "in 50% of them"),
     "badly conditioned once": (history(FLAT, rcond=np.where(np.arange(T) < T - 1, 1.0, 1e-9)), "stalled", "updates"),

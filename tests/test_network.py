@@ -78,12 +78,11 @@ def test_the_bias_is_the_last_row_of_theta():
     np.testing.assert_allclose(total_input(layer, below), np.asarray(rows) @ theta, rtol=1e-12)
 
 
-def test_init_draws_weights_and_biases_from_the_normal_distribution(dtype, key):
-    init = jax.jit(partial(Network((7, 2003, 31)).init, dtype=dtype, scale=3.0))
+def test_init_draws_weights_and_biases_from_the_normal_distribution(key):
+    init = jax.jit(partial(Network((7, 2003, 31)).init, scale=3.0))
     for layer in init(key):
         fan_in = layer.weight.shape[0]
         for drawn in layer:
-            assert drawn.dtype == dtype
             sample = np.asarray(drawn, float).ravel() * np.sqrt(fan_in) / 3.0
             assert scipy.stats.kstest(sample, "norm").pvalue > 1e-3
             # Five standard errors of the standard deviation: tight for weights, and wide for 31 biases.
@@ -102,8 +101,11 @@ def test_init_depends_on_key_layer_and_scale_alone(key):
     chex.assert_trees_all_close(init(key, 0.5), half, rtol=1e-15)
 
 
-def test_init_without_dtype_takes_the_default_of_jax(key):
+def test_init_takes_a_dtype_or_the_default_of_jax(key, dtype):
     network = Network((3, 2))
+    for kind in (dtype, np.dtype(dtype), jnp.dtype(dtype).type):
+        shapes = jax.eval_shape(partial(network.init, dtype=kind), key)
+        assert [leaf.dtype for leaf in jax.tree.leaves(shapes)] == [dtype] * 2
     assert jax.eval_shape(network.init, key)[0].weight.dtype == "float64"
     with jax.enable_x64(False):
         assert jax.eval_shape(network.init, key)[0].weight.dtype == "float32"
@@ -111,6 +113,7 @@ def test_init_without_dtype_takes_the_default_of_jax(key):
 
 def test_init_can_be_vmapped_over_keys(key):
     params = jax.eval_shape(jax.vmap(Network((3, 5, 2), tanh).init), jax.random.split(key, 7))
+    assert all(isinstance(layer, Layer) for layer in params)
     assert [leaf.shape for leaf in jax.tree.leaves(params)] == [(7, 3, 5), (7, 5), (7, 5, 2), (7, 2)]
 
 

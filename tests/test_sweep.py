@@ -191,8 +191,26 @@ for _ in range(3):
 grid = jax.jit(lambda h, k: jills.grid(lambda h, k: jills.run(case.algorithm, h, *problem(k), 20)[0].loss, h, k))
 for _ in range(3):
     losses = jax.block_until_ready(grid(case.grids[0], keys))
-print(float(np.sum(result.state.loss)), float(jnp.sum(losses)))
+mesh = jax.make_mesh(({devices},), ("any",))
+shared = jills.sweep(case.algorithm, case.grids[0], problem, keys, 20, 5, mesh=mesh)
+print(float(np.sum(result.state.loss)), float(jnp.sum(losses)), float(np.sum(shared.state.loss)))
 """
+
+
+def test_threads_keep_the_dtype_of_the_caller(key):
+    """JAX's context managers hold for one thread; the sweep's own threads must not fall back to 32 bits."""
+    keys = jax.random.split(key, 3)
+    wide = jills.sweep(ADAM, RATES, problem, keys, 3)
+    with jax.enable_x64(False):
+        narrow = jills.sweep(ADAM, RATES, lambda key: problem(key, "float32"), keys, 3)
+    jax.config.update("jax_enable_x64", False)
+    try:
+        with jax.enable_x64(True):
+            again = jills.sweep(ADAM, RATES, problem, keys, 3)
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    assert narrow.state.loss.dtype == np.float32
+    np.testing.assert_array_equal(wide.state.loss, again.state.loss)
 
 
 @pytest.mark.parametrize("name", ["ills", "ills_qr"])
