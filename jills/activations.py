@@ -121,7 +121,9 @@ def _arcsinh(total_input):
 
 
 def _arcsinh_inverse(values):
-    return jnp.sinh(values)
+    # Beyond log(largest number), 88 in float32, sinh would be infinite.
+    largest = math.log(float(jnp.finfo(values.dtype).max))
+    return jnp.sinh(jnp.clip(values, -largest, largest))
 
 
 def _arcsinh_derivative(total_input):
@@ -141,7 +143,7 @@ def _leaky_inverse(slope, values):
 
 
 def _relu(total_input):
-    return jnp.maximum(total_input, jnp.zeros_like(total_input))
+    return jax.nn.relu(total_input)
 
 
 def _relu_derivative(total_input):

@@ -53,14 +53,19 @@ class Algorithm(ABC):
     def update(self, hparams: Any, state: State, batch: Batch) -> tuple[Params, Any, Any]:
         """New params, new `inner`, and `Info.detail`, from a state that is up to date."""
 
-    def check(self, hparams: Any) -> None:
-        """Raises ValueError where hparams are of the wrong kind or known to be out of range."""
-        checks.check_hparams(hparams, self.defaults, self.limits)
+    def check(self, hparams: Any, scalar: bool = False) -> None:
+        """Raises ValueError where hparams are of the wrong kind or known to be out of range.
+
+        Args:
+            hparams: what was given.
+            scalar: whether every number must be a scalar, as for one network.
+        """
+        checks.check_hparams(hparams, self.defaults, self.limits, scalar)
 
     def check_problem(self, params: Params, batch: Batch) -> None:
         """Raises ValueError where params or batch do not fit the network or are known to be bad."""
         checks.check_params(self.network, params)
-        checks.check_batch(self.network, batch)
+        checks.check_batch(self.network, batch, params[0].weight.dtype)
 
     def init(self, params: Params, batch: Batch) -> State:
         """The state before the first step.
@@ -73,6 +78,10 @@ class Algorithm(ABC):
             ValueError: shapes or dtypes that do not fit, no rows, NaN or inf in the data.
         """
         self.check_problem(params, batch)
+        return self.unchecked_init(params, batch)
+
+    def unchecked_init(self, params: Params, batch: Batch) -> State:
+        """`init` without its checks, for callers that have made them (and would warn twice)."""
         params = cast(params, params)
         batch = prepare(batch, params)
         activations, loss, inner = self.evaluate(params, self.start(params), batch)

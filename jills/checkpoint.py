@@ -18,11 +18,14 @@ def save(path: str | Path, tree: Any) -> None:
     """
     path = Path(path)
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    entries: dict[str, Any] = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        entries: dict[str, Any] = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
-        np.savez_compressed(file, **entries)
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **entries)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load(path: str | Path, like: Any) -> Any:
@@ -43,10 +46,9 @@ def load(path: str | Path, like: Any) -> Any:
             wrong = sorted(set(names) ^ set(file.files))
             raise ValueError(f"{path} holds another structure: {', '.join(wrong[:5])} stand on one side only")
         leaves = [file[name] for name in names]
+    lead = leaves[0].shape[: leaves[0].ndim - len(places[0][1].shape)] if leaves else ()
     for name, leaf, (_, model) in zip(names, leaves, places, strict=True):
-        fits = leaf.dtype == model.dtype and leaf.shape[leaf.ndim - len(model.shape) :] == tuple(model.shape)
-        if not fits or leaf.ndim < len(model.shape):
-            raise ValueError(
-                f"{path}: {name} is {leaf.dtype}{list(leaf.shape)}, but {model.dtype}{list(model.shape)} is expected"
-            )
+        if leaf.dtype != model.dtype or leaf.shape != (*lead, *model.shape):
+            wanted = f"{model.dtype}{[*lead, *model.shape]}"
+            raise ValueError(f"{path}: {name} is {leaf.dtype}{list(leaf.shape)}, but {wanted} is expected")
     return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in leaves])

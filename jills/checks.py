@@ -4,6 +4,7 @@ Shapes and dtypes are always checked. Values are checked where they are known; i
 (`jit`, `vmap`, a sweep's `problem`) they are not, and there a bad value becomes a result code.
 """
 
+import numbers
 import warnings
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from jax.core import Tracer
 
 from jills.activations import Activation
 from jills.network import Network
-from jills.types import Batch, Params
+from jills.types import Batch, Layer, Params
 
 
 class Limit(NamedTuple):
@@ -33,7 +34,8 @@ class Limit(NamedTuple):
         return above & below
 
     def __str__(self):
-        left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
+        left = "(" if self.open_low else "["
+        right = ")" if self.open_high or np.isinf(self.high) else "]"
         return f"{left}{self.low:g}, {self.high:g}{right}"
 
 
@@ -47,8 +49,10 @@ def known(*trees) -> bool:
 
 def check_params(network: Network, params: Params) -> None:
     """Raises ValueError where params are not those of the network."""
+    if not isinstance(params, tuple) or not all(isinstance(layer, Layer) for layer in params):
+        raise ValueError("params must be a tuple of jills.Layer(weight, bias); make them with network.init(key)")
     expected = [((i, o), (o,)) for i, o in zip(network.sizes[:-1], network.sizes[1:], strict=True)]
-    given = [(jnp.shape(layer.weight), jnp.shape(layer.bias)) for layer in params]
+    given = [(np.shape(layer.weight), np.shape(layer.bias)) for layer in params]
     if given != expected:
         raise ValueError(
             f"params have shapes {given}, but a network of sizes {network.sizes} has {expected}; "
@@ -60,32 +64,36 @@ def check_params(network: Network, params: Params) -> None:
         raise ValueError(f"params are {', '.join(names)}; all must be float32 or all float64")
 
 
-def check_batch(network: Network, batch: Batch) -> None:
-    """Raises ValueError where the batch does not fit the network, or (if known) is not finite."""
+def check_batch(network: Network, batch: Batch, dtype) -> None:
+    """Raises ValueError where the batch does not fit the network, or (if known) is not finite in `dtype`."""
     check_batch_shapes(network, batch)
     if known(batch):
-        _check_values(batch)
+        _check_values(batch, dtype)
 
 
 def check_batch_shapes(network: Network, batch: Batch) -> None:
     """Raises ValueError where the shapes of a batch do not fit the network; looks at no value."""
     inputs, targets, weights = batch
-    sizes, n = network.sizes, jnp.shape(inputs)[:1]
+    sizes, n = network.sizes, np.shape(inputs)[:1]
     for name, array, width in (("inputs", inputs, sizes[0]), ("targets", targets, sizes[-1])):
-        shape = jnp.shape(array)
+        kind = getattr(array, "dtype", None)
+        if kind is None or not (jnp.issubdtype(kind, jnp.number) or jnp.issubdtype(kind, jnp.bool_)):
+            found = f"of dtype {kind}" if kind is not None else f"a {type(array).__name__}"
+            raise ValueError(f"{name} are {found}, but must be an array of numbers; convert them with numpy.asarray")
+        shape = np.shape(array)
         if len(shape) != 2 or shape[1] != width or shape[:1] != n:
             hint = "; give one output as targets[:, None]" if name == "targets" and len(shape) == 1 else ""
             raise ValueError(
                 f"{name} have shape {shape}, but network sizes {sizes} want (n, {width}) with the n "
-                f"of the inputs, {jnp.shape(inputs)}{hint}"
+                f"of the inputs, {np.shape(inputs)}{hint}"
             )
     if n == (0,):
         raise ValueError("the batch has no rows; at least one is needed")
-    if weights is not None and jnp.shape(weights) != n:
-        raise ValueError(f"weights have shape {jnp.shape(weights)}, but must be (n,) = {n}, one number for each row")
+    if weights is not None and np.shape(weights) != n:
+        raise ValueError(f"weights have shape {np.shape(weights)}, but must be (n,) = {n}, one number for each row")
 
 
-def _check_values(batch):
+def _check_values(batch, dtype):
     used = np.ones(np.shape(batch.inputs)[0], bool)
     if batch.weights is not None:
         weights = np.asarray(batch.weights)
@@ -95,7 +103,8 @@ def _check_values(batch):
         if not used.any():
             raise ValueError("all weights are zero: no row is left to train on")
     for name, array in (("inputs", batch.inputs), ("targets", batch.targets)):
-        bad = used & ~np.isfinite(np.asarray(array)).all(axis=1)
+        with np.errstate(over="ignore"):
+            bad = used & ~np.isfinite(np.asarray(array).astype(dtype)).all(axis=1)
         if bad.any():
             raise ValueError(
                 f"{name} hold NaN or inf in {bad.sum()} of {bad.size} rows, first in row {bad.argmax()}; "
@@ -120,10 +129,16 @@ def warn_outside_image(output: Activation, batch: Batch) -> None:
             )
 
 
-def check_hparams(hparams, defaults, limits: tuple[Limit, ...]) -> None:
+def check_hparams(hparams, defaults, limits: tuple[Limit, ...], scalar: bool) -> None:
     """Raises ValueError for hparams of another kind than `defaults`, or known to be outside limits.
 
     A NaN or infinite number is only warned of: in a sweep it is one member's failure.
+
+    Args:
+        hparams: what was given.
+        defaults: of the algorithm.
+        limits: of the algorithm.
+        scalar: whether every number must be a scalar, as for one network.
     """
     if type(hparams) is not type(defaults):
         name = type(defaults)
@@ -131,6 +146,7 @@ def check_hparams(hparams, defaults, limits: tuple[Limit, ...]) -> None:
             f"hparams are {type(hparams).__module__}.{type(hparams).__qualname__}, but this algorithm "
             f"wants {name.__module__}.{name.__qualname__}{tuple(defaults)}"
         )
+    _check_numbers(hparams, defaults, scalar)
     if not known(hparams):
         return
     for limit in limits:
@@ -140,6 +156,33 @@ def check_hparams(hparams, defaults, limits: tuple[Limit, ...]) -> None:
         if bad.size:
             raise ValueError(f"{limit.field} is {bad[0]:g}, but must lie in {limit}")
         if not finite.all():
-            warnings.warn(
-                f"{limit.field} is NaN or infinite in {np.sum(~finite)} members; they will fail", stacklevel=3
-            )
+            count = np.sum(~finite)
+            warnings.warn(f"{limit.field} is NaN or infinite in {count} of {values.size}; training fails", stacklevel=4)
+
+
+def _check_numbers(hparams, defaults, scalar):
+    same = jax.tree.structure(hparams) == jax.tree.structure(defaults)
+    leaves = jax.tree.leaves(hparams)
+    if not same or not all(hasattr(leaf, "dtype") or isinstance(leaf, int | float) for leaf in leaves):
+        raise ValueError(f"hparams are {hparams}, but each must be a number or an array of numbers, such as {defaults}")
+    if scalar and any(np.ndim(leaf) > 0 for leaf in leaves):
+        shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
+        raise ValueError(f"hparams have shapes {shapes}, but one network takes scalars; for several use jills.sweep")
+
+
+def check_count(name: str, value) -> None:
+    """Raises ValueError where a number of steps or members is not a positive integer."""
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name} is {value}, but must be at least 1, and an integer")
+
+
+def check_state(state, expected, lead: tuple[int, ...]) -> None:
+    """Raises ValueError where a state is not one of this algorithm, problem and number of members."""
+    same = jax.tree.structure(state) == jax.tree.structure(expected)
+    given = [np.shape(leaf) for leaf in jax.tree.leaves(state)]
+    wanted = [(*lead, *leaf.shape) for leaf in jax.tree.leaves(expected)]
+    if not same or given != wanted:
+        raise ValueError(
+            "the state to go on from is of another algorithm, network, number of rows or of members: "
+            + (f"its leaves have shapes {given}, expected {wanted}" if same else "its structure differs")
+        )

@@ -67,7 +67,7 @@ def _chunk(algorithm, chunk_steps, batch_size, mesh, shared, members, state, fre
         (problem, stop, metrics), (hparams, key, state) = shared, member
         params, batch, *own = problem(key)
         metrics = own[0] if own else metrics
-        state = lax.cond(fresh, lambda: algorithm.init(params, batch), lambda: state)
+        state = lax.cond(fresh, lambda: algorithm.unchecked_init(params, batch), lambda: state)
         return scan(algorithm, chunk_steps, hparams, state, batch, stop, metrics, remaining)
 
     def block(shared, fresh, remaining, members):

@@ -25,7 +25,7 @@ def diagnose(state: State, info: Info) -> Diagnosis:
     The first rule that holds gives the word. "Flat" is: the best loss fell by less than 1 % in the
     last fifth of the steps.
 
-    * diverged: NaN or inf, or a final loss above that of the start.
+    * diverged: NaN or inf, or a final loss more than 1 % above that of the start.
     * converged: stopped by a target or tolerance; or flat, and the last update moved the parameters
       by less than 0.1 % of their norm.
     * improving: not flat; more steps would help.
@@ -42,7 +42,8 @@ def diagnose(state: State, info: Info) -> Diagnosis:
     losses = losses.reshape(-1, losses.shape[-1])
     window = max(1, (losses.shape[1] - 1) // 5)
     sign = _share_ill_conditioned(info, window).reshape(-1)
-    moved = _last_relative_update(state, info).reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):  # a diverged member may hold anything
+        moved = _last_relative_update(state, info).reshape(-1)
     codes = np.asarray(state.result).reshape(-1)
     pairs = [_judge(*member, window) for member in zip(codes, losses, moved, sign, strict=True)]
     words, reasons = (np.array(column, dtype=object).reshape(shape) for column in zip(*pairs, strict=True))
@@ -55,7 +56,7 @@ def _judge(code, losses, moved, ill_conditioned, window):
     if code == results.NON_FINITE or bad.any():
         when = f"after {bad.argmax()} steps" if bad.any() else "in the parameters"
         return "diverged", f"NaN or inf {when}; best_params holds the last good ones; {_GENTLER}"
-    if final > start:
+    if final > (1.0 + FLAT) * start:
         return "diverged", f"the loss rose from {start:.3g} to {final:.3g}; {_GENTLER}"
     if code != results.RUNNING:
         return "converged", f"{results.MESSAGES[int(code)]}, at loss {final:.3g}"

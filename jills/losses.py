@@ -36,12 +36,14 @@ class Loss:
         Returns:
             `()`; zero where all weights are zero.
         """
-        rows = self.value(predictions, targets)
         if weights is None:
-            return jnp.mean(rows)
+            return jnp.mean(self.value(predictions, targets))
+        # `where`, not a product: 0 · NaN is NaN, here and in the gradient, and a masked row may hold anything.
+        used = (weights > 0)[:, None]
+        predictions = jnp.where(used, predictions, jnp.zeros_like(predictions))
+        targets = jnp.where(used, targets, jnp.zeros_like(targets))
         total = jnp.sum(weights)
-        # `where`, not a product: 0 · NaN is NaN, and a masked row may hold anything.
-        weighted = jnp.where(weights > 0, weights * rows, jnp.zeros_like(rows))
+        weighted = weights * self.value(predictions, targets)
         return jnp.sum(weighted) / jnp.where(total > 0, total, jnp.ones_like(total))
 
 

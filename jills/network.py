@@ -33,7 +33,8 @@ class Network:
 
     def __post_init__(self):
         sizes = tuple(self.sizes)
-        if len(sizes) < 2 or not all(isinstance(s, numbers.Integral) and s >= 1 for s in sizes):
+        whole = all(isinstance(size, numbers.Integral) and not isinstance(size, bool) for size in sizes)
+        if len(sizes) < 2 or not whole or min(sizes) < 1:
             raise ValueError(
                 f"Network: sizes are {self.sizes}, but must be at least two positive integers: "
                 "inputs, hidden widths …, outputs"
@@ -46,7 +47,8 @@ class Network:
                 f"Network: {len(self.activation)} activations for {self.num_layers - 1} hidden "
                 "layers; give one for all of them or one for each"
             )
-        for activation in self.activations:
+        hidden = self.activation if isinstance(self.activation, tuple) else (self.activation,)
+        for activation in (*hidden, self.output):
             if not isinstance(activation, Activation):
                 raise ValueError(
                     f"Network: {activation!r} is not a jills.activations.Activation; take one from "

@@ -45,13 +45,12 @@ def run(
     Raises:
         ValueError: hparams out of range, shapes that do not fit, NaN or inf in known data.
     """
-    algorithm.check(hparams)
-    if num_steps < 1:
-        raise ValueError(f"run: num_steps is {num_steps}, but must be at least 1")
+    algorithm.check(hparams, scalar=True)
+    checks.check_count("run: num_steps", num_steps)
+    start = params.params if isinstance(params, State) else params
+    algorithm.check_problem(start, batch)
     if isinstance(params, State):
-        checks.check_batch(algorithm.network, batch)
-    else:
-        algorithm.check_problem(params, batch)
+        checks.check_state(params, jax.eval_shape(algorithm.unchecked_init, start, batch), ())
     shared = None if metrics is None else as_partial(metrics)
     return _run(algorithm, num_steps, hparams, params, batch, stop, shared)
 
@@ -63,7 +62,7 @@ def as_partial(function: Callable) -> Partial:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _run(algorithm, num_steps, hparams, start, batch, stop, metrics):
-    state = start if isinstance(start, State) else algorithm.init(start, batch)
+    state = start if isinstance(start, State) else algorithm.unchecked_init(start, batch)
     remaining = jnp.asarray(num_steps, jnp.int32)
     return scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jills import chunks, results
+from jills import checks, chunks, results
 from jills.algorithm import Algorithm
 from jills.results import Stop
 from jills.run import as_partial
@@ -104,8 +104,7 @@ def sweep(
         MemoryError: state and info of all members would not fit.
     """
     for name, value in (("num_steps", num_steps), ("chunk_steps", chunk_steps), ("batch_size", batch_size or 1)):
-        if value < 1:
-            raise ValueError(f"sweep: {name} is {value}, but must be at least 1")
+        checks.check_count(f"sweep: {name}", value)
     algorithm.check(hparams)
     num_hparams, columns = _columns(hparams)
     keys = _typed(keys)
@@ -120,6 +119,7 @@ def sweep(
     if state is None:
         start = jax.tree.map(lambda leaf: np.zeros((*plan.members.shape, *leaf.shape), leaf.dtype), blank)
     else:
+        checks.check_state(state, blank, shape)
         start = jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index, key_index], state)
 
     began = time.perf_counter()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jills
-from jills import Batch, Layer, Network, activations
+from jills import Batch, Layer, Network, activations, ills
 
 NETWORK = Network((3, 5, 2), activations.tanh)
 ILLS, ADAM = jills.ills.build(NETWORK), jills.adam.build(NETWORK)
@@ -242,7 +242,7 @@ def test_counts_below_one_are_refused(name, value):
 
 def test_a_rate_that_is_nan_is_one_members_failure():
     hparams = jills.adam.Hparams(jnp.array([0.1, jnp.nan]))
-    with pytest.warns(UserWarning, match="learning_rate is NaN or infinite in 1 members; they will fail") as caught:
+    with pytest.warns(UserWarning, match="learning_rate is NaN or infinite in 1 of 2; training fails") as caught:
         result = jills.sweep(ADAM, hparams, lambda key: (make_params(), GOOD), KEY[None], 5)
     assert [warning.filename for warning in caught] == [__file__]
     assert result.state.result.tolist() == [[jills.results.RUNNING], [jills.results.NON_FINITE]]
@@ -325,3 +325,57 @@ def test_rows_of_weight_zero_may_hold_nan():
     assert np.all(info.finite)
     jax.tree.map(np.testing.assert_array_equal, state.params, healthy.params)
     assert state.loss == healthy.loss
+
+
+UNUSABLE = {
+    "a list of rates": ills.Hparams([0.1, 0.2]),  # pyright: ignore[reportArgumentType] on purpose
+    "None": ills.Hparams(None),  # pyright: ignore[reportArgumentType] on purpose
+    "a word": ills.Hparams("fast"),  # pyright: ignore[reportArgumentType] on purpose
+}
+
+
+@pytest.mark.parametrize("hparams", UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_hparams_that_are_no_numbers_are_refused(hparams):
+    algorithm, params, batch = ills.build(NETWORK), NETWORK.init(jax.random.key(0)), make_batch()
+    with pytest.raises(ValueError, match="each must be a number or an array of numbers"):
+        jills.run(algorithm, hparams, params, batch, 2)
+    with pytest.raises(ValueError, match="each must be a number or an array of numbers"):
+        jills.sweep(algorithm, hparams, lambda key: (params, batch), jax.random.split(jax.random.key(0), 2), 2)
+
+
+def test_several_rates_are_for_a_sweep():
+    algorithm, params, batch = ills.build(NETWORK), NETWORK.init(jax.random.key(0)), make_batch()
+    with pytest.raises(ValueError, match=r"one network takes scalars; for several use jills\.sweep"):
+        jills.run(algorithm, ills.Hparams(jnp.array([0.1, 0.2])), params, batch, 2)
+
+
+def test_a_foreign_state_is_refused():
+    params, batch = NETWORK.init(jax.random.key(0)), make_batch()
+    state, _ = jills.run(ills.build(NETWORK), ills.Hparams(), params, batch, 1)
+    with pytest.raises(ValueError, match="the state to go on from is of another algorithm"):
+        jills.run(jills.adam.build(NETWORK), jills.adam.Hparams(), state, batch, 1)
+    keys = jax.random.split(jax.random.key(0), 3)
+    result = jills.sweep(ills.build(NETWORK), ills.Hparams(), lambda key: (params, batch), keys, 1)
+    with pytest.raises(ValueError, match="or of members"):
+        jills.sweep(ills.build(NETWORK), ills.Hparams(), lambda key: (params, batch), keys[:2], 1, state=result.state)
+
+
+def test_fractions_of_steps_are_refused():
+    params, batch = NETWORK.init(jax.random.key(0)), make_batch()
+    with pytest.raises(ValueError, match=r"num_steps is 2\.5, but must be at least 1, and an integer"):
+        jills.run(ills.build(NETWORK), ills.Hparams(), params, batch, 2.5)  # pyright: ignore[reportArgumentType] on purpose
+
+
+def test_words_and_lists_are_no_data():
+    params, batch = NETWORK.init(jax.random.key(0)), make_batch()
+    for wrong, said in (([[1.0]], "a list"), (np.array([["a"]]), "of dtype <U1")):
+        with pytest.raises(ValueError, match=f"inputs are {said}, but must be an array of numbers"):
+            jills.run(ills.build(NETWORK), ills.Hparams(), params, batch._replace(inputs=wrong), 1)
+    with pytest.raises(ValueError, match=r"must be a tuple of jills\.Layer"):
+        jills.run(ills.build(NETWORK), ills.Hparams(), [(1, 2)], batch, 1)  # pyright: ignore[reportArgumentType] on purpose
+
+
+def test_data_too_large_for_float32_are_refused_where_params_are_float32():
+    params, batch = NETWORK.init(jax.random.key(0), "float32"), make_batch()
+    with pytest.raises(ValueError, match="inputs hold NaN or inf in"):
+        jills.run(ills.build(NETWORK), ills.Hparams(), params, batch._replace(inputs=1e200 * batch.inputs), 1)

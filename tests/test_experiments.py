@@ -175,7 +175,7 @@ def test_speed_measures_every_algorithm():
     loaded = config.load_config(ROOT / "configs/sunspots.toml")
     table = speed.measure(problems.make_task(loaded, "data"), 3, 2, 1)
     assert list(table.algorithm) == ["adam", "ills, lstsq", "ills, qr", "ills, cholesky"]
-    assert (table[["compile_s", "in_a_sweep", "in_a_loop"]] > 0).all(axis=None)
+    assert table[["compile_s", "in_a_sweep", "in_a_loop"]].to_numpy().min() > 0
     assert (table.solves_alone[1:] > 0).all()
 
 

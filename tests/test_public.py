@@ -3,6 +3,7 @@
 import ast
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,8 +41,8 @@ LAYERS = [
 ]
 
 
-def find(path):
-    value = jills
+def find(path) -> Any:
+    value: Any = jills
     for name in path.split("."):
         value = getattr(value, name)
     return value

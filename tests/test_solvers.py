@@ -397,3 +397,22 @@ def test_solvers_compare_hash_and_pickle_by_value(name):
     assert again == SOLVERS[name]
     assert hash(again) == hash(SOLVERS[name])
     assert [other for other, solver in SOLVERS.items() if solver == again] == [name]
+
+
+@pytest.mark.parametrize("name", ["lstsq", "qr", "cholesky"])
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("ridge", [0.0, 1e-3])
+def test_entries_of_any_size(name, size, ridge):
+    """Squares of float32 entries beyond 1e19 overflow; nothing may come of it."""
+    rng = np.random.default_rng(5)
+    a, b = rng.standard_normal((11, 3)), rng.standard_normal((11, 2))
+    solve = getattr(solvers, name).solve
+    plain = solve(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32), ridge)
+    scaled = solve(jnp.asarray(size * a, jnp.float32), jnp.asarray(size * b, jnp.float32), ridge)
+    np.testing.assert_allclose(scaled.x, plain.x, rtol=1e-5)
+    assert scaled.rank == 3
+
+
+@pytest.mark.parametrize("name", ["lstsq", "qr", "cholesky"])
+def test_a_negative_ridge_gives_nan(name):
+    assert jnp.isnan(getattr(solvers, name)(jnp.eye(3), jnp.ones(3), -1.0)).all()
