@@ -171,7 +171,8 @@ def _at_most_one(array):
     """The array over a power of two, so that no square of it overflows or vanishes and no digit is lost."""
     largest = jnp.max(jnp.abs(array), initial=0.0)
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, jnp.ones_like(largest)))
-    return jnp.ldexp(array, -exponent), exponent
+    exponent = jnp.maximum(exponent, -120)  # float32 has no 2^128
+    return array * jnp.ldexp(jnp.ones_like(largest), -exponent), exponent
 
 
 def _choose(flag, yes, no):
