@@ -13,6 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from experiments.data import Dataset
+from experiments.records import quartiles
 
 COLOURS = {"ills": "#0072B2", "adam": "#D55E00"}  # of Okabe and Ito's palette: told apart by all eyes
 NAMES = {"ills": "ILLS", "adam": "Adam"}
@@ -126,10 +127,8 @@ def _mix(colour, other, share):
 
 
 def _quartiles(values):
-    """Quartiles over the first axis, a diverged member worse than any other; NaN where nothing was recorded."""
-    recorded = np.isfinite(values).any(axis=0)
-    low, middle, high = np.percentile(np.where(np.isfinite(values), values, np.inf), [25, 50, 75], 0, method="nearest")
-    return tuple(np.where(recorded & np.isfinite(line), line, np.nan) for line in (low, middle, high))
+    """Quartiles over the first axis; NaN, which is not drawn, where they are infinite or nothing was recorded."""
+    return [np.where(np.isfinite(line), line, np.nan) for line in quartiles(values)]
 
 
 def _last(curves):

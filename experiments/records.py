@@ -124,9 +124,17 @@ WORDS = ("converged", "improving", "stalled", "ill-conditioned", "diverged")
 
 
 def _quartiles(name, values):
-    values = np.where(np.isfinite(values), values, np.inf)  # a diverged member is worse than any other
-    low, middle, high = np.percentile(values, [25, 50, 75], method="nearest")
+    low, middle, high = quartiles(values)
     return {f"{name}_q25": low, f"{name}_median": middle, f"{name}_q75": high}
+
+
+def quartiles(values) -> np.ndarray:
+    """Quartiles over the first axis, `(3, …)`; a value that is not finite is worse than any other."""
+    values = np.asarray(values, float)
+    bad = ~np.isfinite(values)
+    # Between a number and infinity there is nothing to interpolate.
+    method = "nearest" if bad.any() else "linear"
+    return np.percentile(np.where(bad, np.inf, values), [25, 50, 75], axis=0, method=method)
 
 
 def environment() -> dict:
