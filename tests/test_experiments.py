@@ -112,7 +112,7 @@ WRONG = {
     "network.activation='tan'": r"network.activation: Input should be 'identity', 'tanh'.*, not 'tan'",
     "hparams.ills.learning_rate=[]": r"hparams.ills.learning_rate: the list is empty; give at least one number",
     "hparams.ills.learning_rate=[0.1,1.5]": r"hparams.ills: learning_rate is 1.5, but must lie in \(0, 1\]",
-    "hparams.adam.learning_rate=-1.0": r"hparams.adam: learning_rate is -1, but must lie in \(0, inf\]",
+    "hparams.adam.learning_rate=-1.0": r"hparams.adam: learning_rate is -1, but must lie in \(0, inf\)",
     "hparams={}": r"hparams: names no algorithm; allowed: ills, adam",
     "data.lags=400": r"data: lags=400: must lie between 1 and 308",
     "network.output='relu'": r"hparams.ills: ills: the output activation has no inverse",
