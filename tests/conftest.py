@@ -20,3 +20,10 @@ def dtype(request):
 @pytest.fixture
 def key():
     return jax.random.key(20230705)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs():
+    """Each compiled program holds memory maps; a thousand tests in one process would run out of them."""
+    yield
+    jax.clear_caches()
