@@ -7,8 +7,11 @@ All algorithms get the same data, the same starts and the same number of steps. 
 """
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -32,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, MissingData) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 3
-    except ValueError as error:  # an option that does not fit the data
-        print(f"{options.config}: data: {error}", file=sys.stderr)
+    except ValueError as error:  # an option that does not fit the data, or the network
+        print(f"{options.config}: {error}", file=sys.stderr)
         return 2
     folder = records.new_folder(options.results, options.config)
     records.write_config(folder, config)
@@ -42,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not outcomes:
         print(f"interrupted before the first chunk of steps was complete; nothing to keep but {folder}")
         return 130
-    finish(folder, config, task, outcomes)
+    with uninterrupted():
+        finish(folder, config, task, outcomes)
     if interrupted:
         steps = ", ".join(f"{outcome.name} {outcome.result.num_steps} steps" for outcome in outcomes)
         print(f"interrupted: kept and written is what was complete ({steps} of {config.num_steps})")
@@ -79,9 +83,23 @@ def run_one(config: Config, task: problems.Task, name: str) -> records.Outcome:
     algorithm.check_problem(*task.problem(keys[0])[:2])  # here its values are known, in the sweep they are not
     bar = jills.progress_bar(config.num_steps, name)
     result = jills.sweep(algorithm, hparams, task.problem, keys, config.num_steps, config.chunk_steps, bar)
-    final = problems.metrics_of(task.problem, result.state.params, keys)
     numbers = {field: np.asarray(values) for field, values in hparams._asdict().items()}
-    return records.Outcome(name, numbers, result, jax.tree.map(np.asarray, final), predict(task, result))
+    with uninterrupted():
+        final = problems.metrics_of(task.problem, result.state.params, keys)
+        return records.Outcome(name, numbers, result, jax.tree.map(np.asarray, final), predict(task, result))
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits for what is inside: the seconds in which finished work is summed up and written."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def predict(task: problems.Task, result: jills.SweepResult) -> np.ndarray | None:

@@ -70,8 +70,7 @@ def stability(dataset: xr.Dataset) -> Figure:
         one = dataset.sel(algorithm=name)
         indices = [index for index, _, _ in _rates(one)]
         rates = np.asarray(one.hparam_learning_rate)[indices]
-        final = np.asarray([_last(one.train_loss.values[index]) for index in indices])
-        low, middle, high = _quartiles(final.T)
+        low, middle, high = _quartiles(one.final_loss.values[indices].T)
         band = [middle - low, high - middle]
         line = axis.errorbar(rates, middle, band, capsize=3, label=NAMES[name], color=COLOURS[name])
         line.lines[0].set(linestyle=LINES[name], marker=MARKS[name])
@@ -129,9 +128,3 @@ def _mix(colour, other, share):
 def _quartiles(values):
     """Quartiles over the first axis; NaN, which is not drawn, where they are infinite or nothing was recorded."""
     return [np.where(np.isfinite(line), line, np.nan) for line in quartiles(values)]
-
-
-def _last(curves):
-    """The last recorded value of each curve `(S, T + 1)`; NaN where that is not finite."""
-    lengths = [np.flatnonzero(~np.isnan(curve)) for curve in curves]
-    return np.array([curve[index[-1]] if index.size else np.nan for curve, index in zip(curves, lengths, strict=True)])

@@ -69,6 +69,7 @@ def _one(outcome: Outcome) -> xr.Dataset:
         "train_loss": (curve, _append(result.info.loss, result.state.loss)),
         "update_norm": (curve, _append(result.info.update_norm)),
         "finite": (curve, _append(result.info.finite.astype(float))),
+        "final_loss": (each, np.asarray(result.state.loss)),
         "best_loss": (each, np.asarray(result.state.best_loss)),
         "result": (each, np.asarray(result.state.result).astype(float)),
         "word": (each, words.word.astype(object)),
@@ -157,4 +158,6 @@ def write_config(folder: Path, config: Config) -> None:
 def write_results(folder: Path, dataset: xr.Dataset, summary: pd.DataFrame) -> None:
     """`results.nc` (open with `xarray.open_dataset`) and `summary.csv`."""
     summary.to_csv(folder / "summary.csv", index=False)
-    dataset.to_netcdf(folder / "results.nc", engine="h5netcdf")
+    partial = folder / "results.nc.partial"
+    dataset.to_netcdf(partial, engine="h5netcdf")
+    partial.replace(folder / "results.nc")

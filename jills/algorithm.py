@@ -1,4 +1,8 @@
-"""What all algorithms share: the state, and the step around an algorithm's own update."""
+"""What all algorithms share: the state, and the step around an algorithm's own update.
+
+`init` checks its input and starts a state; `step` is `update`, which each algorithm writes, and then
+`observe`, which brings activations, loss and best parameters up to date by means of `evaluate`.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -26,11 +30,14 @@ class Algorithm(ABC):
         loss: the loss to lower.
         full_batch: True: each step receives the batch of the step before, so what is known of the
             new parameters on it is kept in the state. False: steps may receive other batches, and
-            the state is brought up to date with the batch at the start of each step; `activations`,
-            `loss` and `best_params` are then those of the parameters the last step received.
+            the state is brought up to date with the batch at the start of each step. After a step
+            `activations`, `loss` and `best_*` are then those of the parameters it received, on its
+            batch (`best_loss` is the lowest loss of any batch), and so is what `Stop.target_loss`
+            looks at; `observe` tells those of the new parameters.
         defaults: the algorithm's `Hparams` with default values; says which numbers there are.
         limits: the interval each of them must lie in.
-        blank_detail: `Info.detail` of a member that has stopped, in plain numbers.
+        blank_detail: which fields `Info.detail` has, in plain numbers. A stopped member records NaN for
+            the floats and the number itself for the integers.
     """
 
     network: Network

@@ -179,10 +179,10 @@ def check_count(name: str, value) -> None:
 def check_state(state, expected, lead: tuple[int, ...]) -> None:
     """Raises ValueError where a state is not one of this algorithm, problem and number of members."""
     same = jax.tree.structure(state) == jax.tree.structure(expected)
-    given = [np.shape(leaf) for leaf in jax.tree.leaves(state)]
-    wanted = [(*lead, *leaf.shape) for leaf in jax.tree.leaves(expected)]
+    given = [(str(jnp.asarray(leaf).dtype), np.shape(leaf)) for leaf in jax.tree.leaves(state)]
+    wanted = [(str(leaf.dtype), (*lead, *leaf.shape)) for leaf in jax.tree.leaves(expected)]
     if not same or given != wanted:
         raise ValueError(
-            "the state to go on from is of another algorithm, network, number of rows or of members: "
-            + (f"its leaves have shapes {given}, expected {wanted}" if same else "its structure differs")
+            "the state to go on from is of another algorithm, network, dtype, number of rows or of members: "
+            + (f"its leaves are {given}, expected {wanted}" if same else "its structure differs")
         )

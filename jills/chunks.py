@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from threadpoolctl import threadpool_limits
 
 from jills import results
@@ -90,6 +90,8 @@ def compile_chunk(
     algorithm: Algorithm, plan: Plan, shared: tuple, members: tuple, start: State, chunk_steps: int
 ) -> Call:
     """Compiles the chunk, or finds it compiled: only shapes and static choices tell programs apart."""
+    if plan.mesh is not None:  # an array that a user has put on one device would not go with the others
+        shared = jax.device_put(shared, NamedSharding(plan.mesh, PartitionSpec()))
     rows = [_row(members, worker) for worker in range(len(plan.members))]
 
     def arguments(worker, state, fresh, remaining):

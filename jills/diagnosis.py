@@ -9,6 +9,7 @@ from jills import results
 from jills.types import Info, State
 
 FLAT = 0.01  # the best loss falls by less than this share in the last fifth of the steps
+RISE = 10.0  # the final loss exceeds that of the start by this factor
 AT_REST = 1e-3  # the last update is below this share of the parameters' norm
 
 
@@ -25,7 +26,7 @@ def diagnose(state: State, info: Info) -> Diagnosis:
     The first rule that holds gives the word. "Flat" is: the best loss fell by less than 1 % in the
     last fifth of the steps.
 
-    * diverged: NaN or inf, or a final loss more than 1 % above that of the start.
+    * diverged: NaN or inf, or a final loss more than ten times that of the start (of this `info`).
     * converged: stopped by a target or tolerance; or flat, and the last update moved the parameters
       by less than 0.1 % of their norm.
     * improving: not flat; more steps would help.
@@ -56,7 +57,7 @@ def _judge(code, losses, moved, ill_conditioned, window):
     if code == results.NON_FINITE or bad.any():
         when = f"after {bad.argmax()} steps" if bad.any() else "in the parameters"
         return "diverged", f"NaN or inf {when}; best_params holds the last good ones; {_GENTLER}"
-    if final > (1.0 + FLAT) * start:
+    if final > RISE * start:
         return "diverged", f"the loss rose from {start:.3g} to {final:.3g}; {_GENTLER}"
     if code != results.RUNNING:
         return "converged", f"{results.MESSAGES[int(code)]}, at loss {final:.3g}"
@@ -84,6 +85,7 @@ def _share_ill_conditioned(info, window):
         return np.zeros(np.shape(info.loss)[:-1])
     rcond = np.asarray(detail.rcond)[..., -window:]
     missing = np.asarray(getattr(detail, "rank_deficit", np.zeros_like(rcond)))[..., -window:]
+    rcond = np.where(np.isnan(rcond), 1.0, rcond)  # of members that stood still
     return np.mean((rcond < np.finfo(rcond.dtype).eps ** 0.5) | (missing > 0), axis=-1)
 
 

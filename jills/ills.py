@@ -208,7 +208,12 @@ def solve_params(
         target: `t^l`, `(n, n_l)`, the total input the layer should have.
         ridge: relative, see `jills.solvers`.
         solver: how to solve.
+
+    Raises:
+        ValueError: `layer` is not the index of a layer.
     """
+    if not 0 <= layer < len(params):
+        raise ValueError(f"solve_params: layer is {layer}, but must lie in 0 … {len(params) - 1}")
     batch = prepare(batch, params)
     rows = with_bias(_below(activations, batch, layer))
     solved = solver(rows, cast(target, params), cast(ridge, params), batch.weights)

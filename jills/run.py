@@ -62,7 +62,8 @@ def as_partial(function: Callable) -> Partial:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _run(algorithm, num_steps, hparams, start, batch, stop, metrics):
-    state = start if isinstance(start, State) else algorithm.unchecked_init(start, batch)
+    # A state to go on from may have been taken on another batch.
+    state = (algorithm.observe if isinstance(start, State) else algorithm.unchecked_init)(start, batch)
     remaining = jnp.asarray(num_steps, jnp.int32)
     return scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining)
 
@@ -91,4 +92,5 @@ def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining) 
 
 
 def _like_detail(number, dtype):
-    return jnp.asarray(number, dtype if isinstance(number, float) else jnp.int32)
+    # A member that stands still has no residual, condition or gradient to tell of.
+    return jnp.asarray(jnp.nan, dtype) if isinstance(number, float) else jnp.asarray(number, jnp.int32)

@@ -2,8 +2,8 @@
 
 All three solvers answer the same question, and give the minimum-norm answer where the matrix is
 rank-deficient (singular values below `ε · p` of the largest count as zero). They differ in speed.
-`lstsq` always takes the singular values. `qr` and `cholesky` first try a cheaper road, measure
-whether its answer can be trusted, and take the road of `lstsq` only where it cannot.
+`lstsq` always takes the singular values. `qr` and `cholesky` first try a cheaper method, measure
+whether its answer can be trusted, and fall back on `lstsq` only where it cannot.
 
 * `lstsq`: QR of `[A | b]`, then `jnp.linalg.lstsq` on the `p × p` triangle: the same answer as on
   `A` itself, and its rank does not depend on the number of rows.
@@ -30,7 +30,7 @@ harms no neighbour. `a` and `b` are scaled by powers of two first, so that no sq
 
 However deep the `vmap`s around a solve, it sees one batch axis. On the CPU it then loops over that
 axis: batched LAPACK calls share the thread pool they run on and were seen to wait for each other
-for ever on two cores. Elsewhere it is one batched call, and the slow road is entered only if a
+for ever on two cores. Elsewhere it is one batched call, and the fallback is entered only if a
 member of the batch needs it. Reverse-mode derivatives through a solve are not supported.
 """
 
@@ -56,7 +56,7 @@ class Solution(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """What a cheap road found, and the problem that remains where it cannot be trusted."""
+    """What a fast method found, and the problem that remains where it cannot be trusted."""
 
     solution: Solution
     trusted: jax.Array  # () bool
@@ -69,10 +69,10 @@ class Solver:
     """A way to solve; `solver(a, b, ridge)` gives `x` alone, `solver.solve` the whole `Solution`.
 
     Attributes:
-        road: `(a, b, ridge) → Attempt`, the cheap road to try first.
+        method: `(a, b, ridge) → Attempt`, the fast method to try first.
     """
 
-    road: Callable[[jax.Array, jax.Array, jax.Array], Attempt]
+    method: Callable[[jax.Array, jax.Array, jax.Array], Attempt]
 
     def __call__(self, a, b, ridge=0.0, weights=None) -> jax.Array:
         """`x`, of shape `(p, k)`, or `(p,)` for `b` of shape `(n,)`. See `solve`."""
@@ -96,7 +96,7 @@ class Solver:
         columns = b if b.ndim == 2 else b[:, None]
         if weights is not None:
             a, columns = _weigh(a, weights), _weigh(columns, weights)
-        one = _over_batch(self.road)(a[None], columns[None], jnp.asarray(ridge, a.dtype)[None])
+        one = _over_batch(self.method)(a[None], columns[None], jnp.asarray(ridge, a.dtype)[None])
         solution = jax.tree.map(lambda leaf: leaf[0], one)
         return solution if b.ndim == 2 else solution._replace(x=solution.x[:, 0])
 
@@ -116,12 +116,12 @@ def _weigh(rows, weights):
 
 
 @functools.cache
-def _over_batch(road):
+def _over_batch(method):
     """The solve over one batch axis, into which every `vmap` around it is folded."""
 
     def one(a, b, ridge):
-        valid, scale, a, b = _prepare(a, b, ridge)
-        solution, trusted, rows, right = road(a, b, ridge)
+        valid, scale, a, b, ridge = _prepare(a, b, ridge)
+        solution, trusted, rows, right = method(a, b, ridge)
         solution = lax.cond(trusted, lambda: solution, lambda: _by_singular_values(rows, right))
         return _restore(solution, valid, scale)
 
@@ -131,8 +131,8 @@ def _over_batch(road):
         return lax.map(lambda member: one(*member), (a, b, ridge))
 
     def at_once(a, b, ridge):
-        valid, scale, a, b = jax.vmap(_prepare)(a, b, ridge)
-        solution, trusted, rows, right = jax.vmap(road)(a, b, ridge)
+        valid, scale, a, b, ridge = jax.vmap(_prepare)(a, b, ridge)
+        solution, trusted, rows, right = jax.vmap(method)(a, b, ridge)
         # One predicate for the whole batch, so that this stays a branch.
         solution = lax.cond(
             jnp.all(trusted),
@@ -164,15 +164,15 @@ def _prepare(a, b, ridge):
     valid = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b)) & jnp.isfinite(ridge) & (ridge >= 0)
     a, size_a = _at_most_one(jnp.where(valid, a, jnp.zeros_like(a)))
     b, size_b = _at_most_one(jnp.where(valid, b, jnp.zeros_like(b)))
-    return valid, (size_a, size_b), a, b
+    return valid, (size_a, size_b), a, b, jnp.where(valid, ridge, jnp.zeros_like(ridge))
 
 
 def _at_most_one(array):
     """The array over a power of two, so that no square of it overflows or vanishes and no digit is lost."""
     largest = jnp.max(jnp.abs(array), initial=0.0)
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, jnp.ones_like(largest)))
-    exponent = jnp.maximum(exponent, -120)  # float32 has no 2^128
-    return array * jnp.ldexp(jnp.ones_like(largest), -exponent), exponent
+    half, one = exponent // 2, jnp.ones_like(largest)  # in two halves, for one factor may itself over- or underflow
+    return array * jnp.ldexp(one, -half) * jnp.ldexp(one, half - exponent), exponent
 
 
 def _choose(flag, yes, no):

@@ -7,11 +7,11 @@ for bit as they are. (A sweep of another size may differ from this one in the la
 """
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -92,7 +92,8 @@ def sweep(
         mesh: devices to share the members out to; None: all local devices.
         stop: when a member stops on its own. The sweep ends early once all have.
         metrics: recorded as `info.metrics` for the parameters each step received, where `problem` returns none.
-        state: of an earlier `SweepResult` of the same members, to go on from.
+        state: of an earlier `SweepResult` of the same algorithm, keys and data, to go on from. A member
+            that had stopped stays so; set its `result` to 0 to let it go on.
         batch_size: members at a time on each device; None: 1 on CPUs, all on accelerators.
 
     Returns:
@@ -103,7 +104,11 @@ def sweep(
             that is not finite in any member.
         MemoryError: state and info of all members would not fit.
     """
-    for name, value in (("num_steps", num_steps), ("chunk_steps", chunk_steps), ("batch_size", batch_size or 1)):
+    for name, value in (
+        ("num_steps", num_steps),
+        ("chunk_steps", chunk_steps),
+        ("batch_size", 1 if batch_size is None else batch_size),
+    ):
         checks.check_count(f"sweep: {name}", value)
     algorithm.check(hparams)
     num_hparams, columns = _columns(hparams)
@@ -200,9 +205,11 @@ def _available_bytes():
     limits = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in limits:
         return jax.local_device_count() * (limits["bytes_limit"] - limits.get("bytes_in_use", 0))
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return math.inf
+    try:  # what Linux could free for us; other systems are not asked
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return math.inf
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), math.inf)
 
 
 def _check_started(state):

@@ -114,7 +114,7 @@ WRONG = {
     "hparams.ills.learning_rate=[0.1,1.5]": r"hparams.ills: learning_rate is 1.5, but must lie in \(0, 1\]",
     "hparams.adam.learning_rate=-1.0": r"hparams.adam: learning_rate is -1, but must lie in \(0, inf\)",
     "hparams={}": r"hparams: names no algorithm; allowed: ills, adam",
-    "data.lags=400": r"data: lags=400: must lie between 1 and 308",
+    "data.lags=400": r"lags=400: must lie between 1 and 308",
     "network.output='relu'": r"hparams.ills: ills: the output activation has no inverse",
 }
 
@@ -177,6 +177,29 @@ def test_speed_measures_every_algorithm():
     assert list(table.algorithm) == ["adam", "ills, lstsq", "ills, qr", "ills, cholesky"]
     assert table[["compile_s", "in_a_sweep", "in_a_loop"]].to_numpy().min() > 0
     assert (table.solves_alone[1:] > 0).all()
+
+
+def test_ctrl_c_does_not_reach_the_writing(tmp_path, monkeypatch):
+    """Finished work is summed up and written whatever is pressed."""
+
+    def press(original):
+        def pressed(*arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            return original(*arguments)
+
+        return pressed
+
+    monkeypatch.setattr(problems, "metrics_of", press(problems.metrics_of))
+    monkeypatch.setattr(records, "write_results", press(records.write_results))
+    status, (folder,) = run_toy(tmp_path, "sunspots")
+    assert status == 0
+    assert (folder / "results.nc").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_stability_picture_counts_the_diverged():
+    """A member that became NaN is worse than any other, not as good as its last finite loss."""
+    np.testing.assert_array_equal(records.quartiles([[np.nan], [1.0], [2.0]]), [[1.0], [2.0], [np.inf]])
 
 
 def test_configs_hold_no_code():

@@ -122,6 +122,8 @@ def test_shift_activations_wants_a_layer_with_activations_below(key):
     hidden = network.forward(params, batch.inputs)
     with pytest.raises(ValueError, match=r"layer is 0, but must lie in 1 … 1"):
         ills.shift_activations(params, hidden, batch, 0, batch.targets, network)
+    with pytest.raises(ValueError, match=r"layer is -1, but must lie in 0 … 1"):
+        ills.solve_params(params, hidden, batch, -1, batch.targets)
 
 
 def test_one_linear_layer_is_least_squares_in_one_step(key, dtype):

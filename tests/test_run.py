@@ -35,6 +35,16 @@ def test_going_on_from_a_state_is_one_longer_run(key):
     np.testing.assert_allclose(np.concatenate([first.loss, second.loss]), info.loss, rtol=1e-12)
 
 
+def test_going_on_with_other_rows(key):
+    """The state is brought up to date with the batch it goes on with."""
+    params, batch = problem(key)
+    state, _ = jills.run(ADAM, HPARAMS, params, batch, 3)
+    _, other = problem(jax.random.key(1))
+    _, info = jills.run(ADAM, HPARAMS, state, other, 1)
+    expected = np.mean(np.square(np.array(NETWORK.predict(state.params, other.inputs)) - np.array(other.targets)))
+    np.testing.assert_allclose(info.loss[0], expected, rtol=1e-10)
+
+
 def test_run_under_jit_and_vmap(key):
     """Pure: wrapped in vmap over keys it gives what single runs give."""
 
@@ -55,6 +65,7 @@ def test_a_target_stops_and_freezes(key):
     assert state.loss <= target
     assert (told.loss[int(state.step) :] == state.loss).all()
     assert (told.update_norm[int(state.step) :] == 0).all()
+    assert jnp.isnan(told.detail.gradient_norm[int(state.step) :]).all()
     assert free.result == results.RUNNING
 
 
