@@ -46,12 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(task: problems.Task, num_steps: int, members: int, repeats: int) -> pd.DataFrame:
+def measure(task: problems.Task, num_steps: int, members: int, repeats: int, methods=SOLVERS) -> pd.DataFrame:
     """One row an algorithm; every repeat measures all of them, one after the other."""
     keys = jax.random.split(jax.random.key(0), members)
     params, batch, _ = task.problem(keys[0])
     algorithms: dict[str, jills.Algorithm] = {"adam": jills.adam.build(task.network)}
-    algorithms |= {f"ills, {name}": jills.ills.build(task.network, solver=one) for name, one in SOLVERS.items()}
+    algorithms |= {f"ills, {name}": jills.ills.build(task.network, solver=one) for name, one in methods.items()}
     rows = {}
     calls: dict[str, list[Callable[[], float]]] = {}
     for name, algorithm in algorithms.items():

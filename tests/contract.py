@@ -46,12 +46,6 @@ def ridged(rates):
 
 CASES = {
     "ills": Case(jills.ills.build(NETWORK), jills.ills.Hparams(0.5, 1e-6), _grids(ridged), 0.02),
-    "ills_qr": Case(
-        jills.ills.build(NETWORK, solver=jills.solvers.qr),
-        jills.ills.Hparams(0.5, 1e-6),
-        _grids(ridged),
-        0.02,
-    ),
     "ills_linearized": Case(
         jills.ills.build(NETWORK, linearized=True), jills.ills.Hparams(0.3, 1e-6), _grids(ridged), 0.02
     ),
@@ -59,9 +53,11 @@ CASES = {
     "adam_minibatch": Case(
         jills.adam.build(NETWORK, full_batch=False), jills.adam.Hparams(0.1), _grids(jills.adam.Hparams), 0.1
     ),
-    "sgd": Case(jills.adam.build(NETWORK, optimizer=sgd, defaults=Rate()), Rate(), _grids(Rate), 0.2),
     "lbfgs": Case(jills.adam.build(NETWORK, optimizer=lbfgs, defaults=Rate()), Rate(), _grids(Rate), 0.02),
 }
+
+
+SGD = Case(jills.adam.build(NETWORK, optimizer=sgd, defaults=Rate()), Rate(), _grids(Rate), 0.2)
 
 
 @partial(jax.jit, static_argnums=0)

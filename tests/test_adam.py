@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from contract import CASES, NETWORK, problem
+from contract import NETWORK, SGD, problem
 
 import jills
 
@@ -34,8 +34,7 @@ def test_adam_is_that_of_optax(key):
 
 def test_another_optimizer_through_the_same_door(key):
     params, batch = problem(key)
-    case = CASES["sgd"]
-    state, _ = jills.run(case.algorithm, case.hparams, params, batch, 5)
+    state, _ = jills.run(SGD.algorithm, SGD.hparams, params, batch, 5)
     expected = reference(optax.sgd(0.05, momentum=0.9), params, batch, 5)
     for given, wanted in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(given, wanted, rtol=1e-10)

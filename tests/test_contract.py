@@ -82,21 +82,17 @@ def test_the_update_norm_is_that_of_the_change(case, key):
 def test_a_row_of_weight_zero_changes_nothing(case, key):
     """Whatever it holds, NaN included; and a row of weight two counts as two rows."""
     params, batch = problem(key)
+    twice = jills.Batch(*(jnp.concatenate([rows, rows[:1]]) for rows in (batch.inputs, batch.targets)))
     masked = jills.Batch(
         jnp.concatenate([batch.inputs, jnp.full((2, 3), jnp.nan)]),
         jnp.concatenate([batch.targets, jnp.full((2, 2), jnp.inf)]),
-        jnp.concatenate([jnp.ones(11), jnp.zeros(2)]),
+        jnp.concatenate([jnp.ones(11).at[0].set(2), jnp.zeros(2)]),
     )
-    plain, _ = jills.run(case.algorithm, case.hparams, params, batch, 3)
+    plain, _ = jills.run(case.algorithm, case.hparams, params, twice, 3)
     other, info = jills.run(case.algorithm, case.hparams, params, masked, 3)
     chex.assert_trees_all_close(plain.params, other.params, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(plain.loss, other.loss, rtol=1e-7)
     assert info.finite.all()
-
-    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), jills.Batch(batch.inputs, batch.targets))
-    weighted = batch._replace(weights=jnp.ones(11).at[0].set(2))
-    doubled, _ = jills.run(case.algorithm, case.hparams, params, twice, 3)
-    weighty, _ = jills.run(case.algorithm, case.hparams, params, weighted, 3)
-    chex.assert_trees_all_close(doubled.params, weighty.params, rtol=1e-7, atol=1e-9)
 
 
 @cases
@@ -117,7 +113,6 @@ def test_three_grids_are_one_trace(case, key, monkeypatch):
 
     allow_one_trace()
     results = [jills.sweep(case.algorithm, numbers, fresh_problem, keys, 3, 2) for numbers in case.grids]
-    assert results[0].compile_seconds > 10 * results[2].compile_seconds
     assert [result.info.loss.shape for result in results] == [(2, 2, 3)] * 3
     allow_one_trace()
     trained = jax.jit(partial(jills.grid, train))

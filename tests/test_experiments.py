@@ -59,8 +59,11 @@ def test_the_main_job_leaves_what_it_says(tmp_path, capsys):
 
 
 def test_the_resolved_config_runs_again(tmp_path):
-    _, (folder,) = run_toy(tmp_path / "first", "two_layer", "--set", "hparams.adam.learning_rate=0.1")
-    again = config.load_config(folder / "config.toml")
+    changes = ["num_steps=6", "hparams.adam.learning_rate=0.1"]
+    first = config.load_config(ROOT / "configs/two_layer.toml", changes)
+    records.write_config(tmp_path, first)
+    again = config.load_config(tmp_path / "config.toml")
+    assert again == first
     assert again.num_steps == 6
     assert again.hparams.adam is not None
     assert again.hparams.adam.learning_rate == 0.1
@@ -82,7 +85,7 @@ def test_one_layer_finds_the_truth_in_one_step(tmp_path):
 
 
 def test_float32_runs_in_float32(tmp_path):
-    _, (folder,) = run_toy(tmp_path, "three_layer", "--set", "dtype=float32")
+    _, (folder,) = run_toy(tmp_path, "two_layer", "--set", "dtype=float32")
     with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as dataset:
         losses = dataset.train_loss.values[np.isfinite(dataset.train_loss.values)]
         np.testing.assert_array_equal(losses, losses.astype(np.float32))
@@ -173,8 +176,8 @@ def test_ctrl_c_keeps_what_is_complete(tmp_path):
 
 def test_speed_measures_every_algorithm():
     loaded = config.load_config(ROOT / "configs/sunspots.toml")
-    table = speed.measure(problems.make_task(loaded, "data"), 3, 2, 1)
-    assert list(table.algorithm) == ["adam", "ills, lstsq", "ills, qr", "ills, cholesky"]
+    table = speed.measure(problems.make_task(loaded, "data"), 3, 2, 1, {"qr": speed.SOLVERS["qr"]})
+    assert list(table.algorithm) == ["adam", "ills, qr"]
     assert table[["compile_s", "in_a_sweep", "in_a_loop"]].to_numpy().min() > 0
     assert (table.solves_alone[1:] > 0).all()
 

@@ -49,9 +49,8 @@ def test_chunks_do_not_change_the_result(keys):
 
 def test_members_at_a_time_do_not_change_the_result(keys):
     one = jills.sweep(CASES["ills"].algorithm, CASES["ills"].grids[0], problem, keys, 3)
-    for batch_size in (2, 10):
-        more = jills.sweep(CASES["ills"].algorithm, CASES["ills"].grids[0], problem, keys, 3, batch_size=batch_size)
-        chex.assert_trees_all_close(one.state.params, more.state.params, rtol=1e-7, atol=1e-9)
+    more = jills.sweep(CASES["ills"].algorithm, CASES["ills"].grids[0], problem, keys, 3, batch_size=2)
+    chex.assert_trees_all_close(one.state.params, more.state.params, rtol=1e-7, atol=1e-9)
 
 
 def test_grid_is_two_vmaps_of_any_function(keys):
@@ -182,10 +181,11 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", {devices})
 import jax.numpy as jnp
 import numpy as np
-from contract import CASES, problem
+from contract import CASES, NETWORK, problem
 import jills
 
-case, keys = CASES["{name}"], jax.random.split(jax.random.key(0), 40)
+case, keys = CASES["ills"], jax.random.split(jax.random.key(0), 40)
+case = case._replace(algorithm=jills.ills.build(NETWORK, solver=jills.solvers.qr))  # QR and, where it must, SVD
 for _ in range(3):
     result = jills.sweep(case.algorithm, case.grids[0], problem, keys, 20, 5)
 grid = jax.jit(lambda h, k: jills.grid(lambda h, k: jills.run(case.algorithm, h, *problem(k), 20)[0].loss, h, k))
@@ -213,13 +213,12 @@ def test_threads_keep_the_dtype_of_the_caller(key):
     np.testing.assert_array_equal(wide.state.loss, again.state.loss)
 
 
-@pytest.mark.parametrize("name", ["ills", "ills_qr"])
-def test_nothing_hangs_on_one_device_or_two(name):
+def test_nothing_hangs_on_one_device_or_two():
     """Threads on one CPU device, shard_map over two, and vmaps around LAPACK: each ends, and all agree."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     totals = []
     for devices in (1, 2):
-        script = SCRIPT.format(devices=devices, name=name)
+        script = SCRIPT.format(devices=devices)
         done = subprocess.run(
             [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=100, check=True
         )
