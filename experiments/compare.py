@@ -130,7 +130,8 @@ def finish(folder: Path, config: Config, task: problems.Task, outcomes: list[rec
         print(f"{outcome.name}: compiled in {result.compile_seconds:.1f} s, ran in {result.run_seconds:.1f} s")
     if task.dataset is not None:
         known = problems.baselines(task.dataset)
-        print("test loss without a network: " + ", ".join(f"{name} {loss:.3g}" for name, loss in known.items()))
+        measure = "loss" if task.dataset.num_classes is None else "accuracy"
+        print(f"test {measure} without a network: " + ", ".join(f"{name} {value:.3g}" for name, value in known.items()))
 
 
 def printable(summary: pd.DataFrame) -> pd.DataFrame:

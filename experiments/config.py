@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -47,6 +47,27 @@ class Electricity(Table):
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
 
 
+class RandomSplit(Table):
+    """A table or images, split at random; see `experiments.tables` and `experiments.images`."""
+
+    name: Literal["diabetes", "boston", "auto-mpg", "concrete", "diamonds", "digits", "mnist-10k"]
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    split_seed: Annotated[int, Field(ge=0)] = 0
+
+
+class FashionMnist(Table):
+    """Images of clothes, the published split; see `experiments.fetch_data`."""
+
+    name: Literal["fashion-mnist"]
+
+
+class Cifar10(Table):
+    """Colour images, the published split, from the files of its authors; see `experiments.cifar`."""
+
+    name: Literal["cifar-10"]
+    path: str | None = None  # of the folder with the batches
+
+
 class Teacher(Table):
     """Synthetic: a random network of the same shape labels random inputs; each seed has its own."""
 
@@ -58,7 +79,15 @@ class Teacher(Table):
     noise: Annotated[float, Field(ge=0)] = 0.0  # standard deviation, on the training targets only
 
 
-DATA = {"sunspots": Sunspots, "electricity": Electricity, "teacher": Teacher}
+DATA: dict[str, type[Table]] = {
+    "sunspots": Sunspots,
+    "electricity": Electricity,
+    "teacher": Teacher,
+    **dict.fromkeys(get_args(RandomSplit.model_fields["name"].annotation), RandomSplit),
+    "fashion-mnist": FashionMnist,
+    "cifar-10": Cifar10,
+}
+AnyData = Sunspots | Electricity | Teacher | RandomSplit | FashionMnist | Cifar10
 
 
 class NetworkTable(Table):
@@ -105,7 +134,7 @@ class Config(Table):
     """A comparison: every algorithm × its numbers × seeds, on the same starts and data."""
 
     title: str
-    data: Annotated[Sunspots | Electricity | Teacher, Field(discriminator="name")]
+    data: Annotated[AnyData, Field(discriminator="name")]
     network: NetworkTable
     hparams: HparamsTable
     ills: IllsTable = IllsTable()

@@ -22,12 +22,12 @@ MARKS = {"ills": "o", "adam": "s"}
 
 
 def draw_all(folder: Path, dataset: xr.Dataset, series: Dataset | None) -> None:
-    """Writes every figure that the results allow, as PNG."""
+    """Writes every figure that the results allow, as PNG; predictions only of a time series."""
     drawings = {"loss": loss_curves(dataset, "train_loss", "training loss (mean square)")}
     drawings["stability"] = stability(dataset)
     if "distance" in dataset:
         drawings["distance"] = loss_curves(dataset, "distance", "relative distance to the true parameters")
-    if series is not None and "predictions" in dataset:
+    if series is not None and series.persistence is not None and "predictions" in dataset:
         drawings["predictions"] = predictions(dataset, series)
     for name, figure in drawings.items():
         figure.savefig(folder / f"{name}.png", dpi=120)

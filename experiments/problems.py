@@ -10,13 +10,14 @@ from jax.tree_util import Partial
 
 import jills
 from experiments.config import Config, Teacher, build_network
-from experiments.data import Dataset, load
+from experiments.data import Dataset, Split, load
 
 
 class Task(NamedTuple):
     """What all algorithms of a comparison work on."""
 
     network: jills.Network
+    loss: jills.losses.Loss  # of the test
     problem: Partial  # key → (params, batch, metrics)
     dataset: Dataset | None  # None where each seed has data of its own
 
@@ -28,9 +29,10 @@ def make_task(config: Config, folder: str) -> Task:
         MissingData: the data set is not on this machine.
         ValueError: an option does not fit the data set.
     """
+    loss = jills.losses.squared_error
     if isinstance(config.data, Teacher):
         network = build_network(config, config.data.inputs, config.data.outputs)
-        return Task(network, Partial(partial(_teacher, network, config.data, config.dtype)), None)
+        return Task(network, loss, Partial(partial(_teacher, network, loss, config.data, config.dtype)), None)
     options = config.data.model_dump(exclude={"name"})
     dataset = load(config.data.name, folder, **options)
     network = build_network(config, dataset.train.inputs.shape[1], dataset.train.targets.shape[1])
@@ -38,15 +40,16 @@ def make_task(config: Config, folder: str) -> Task:
         jills.Batch(jnp.asarray(split.inputs, config.dtype), jnp.asarray(split.targets, config.dtype))
         for split in (dataset.train, dataset.test)
     ]
-    return Task(network, Partial(partial(_fixed, network, config.dtype), *batches), dataset)
+    labels = None if dataset.test.labels is None else jnp.asarray(dataset.test.labels)
+    return Task(network, loss, Partial(partial(_fixed, network, loss, config.dtype), *batches, labels), dataset)
 
 
-def _fixed(network, dtype, train, test, key):
+def _fixed(network, loss, dtype, train, test, labels, key):
     """The same rows for every key, another start."""
-    return network.init(key, dtype), train, Partial(partial(_test_loss, network), test)
+    return network.init(key, dtype), train, Partial(partial(_test, network, loss), test, labels)
 
 
-def _teacher(network, table, dtype, key):
+def _teacher(network, loss, table, dtype, key):
     """Inputs uniform in (-1, 1), targets of a random network, another random network as the start."""
     keys = jax.random.split(key, 5)
     truth = network.init(keys[0], dtype)
@@ -55,16 +58,24 @@ def _teacher(network, table, dtype, key):
     targets = clean + table.noise * jax.random.normal(keys[2], clean.shape, dtype)
     others = jax.random.uniform(keys[3], (table.test_rows, table.inputs), dtype, -1, 1)
     test = jills.Batch(others, network.predict(truth, others))
-    return network.init(keys[4], dtype), jills.Batch(inputs, targets), Partial(partial(_distance, network), test, truth)
+    metrics = Partial(partial(_distance, network, loss), test, truth)
+    return network.init(keys[4], dtype), jills.Batch(inputs, targets), metrics
 
 
-def _test_loss(network, test, params):
-    return {"test_loss": jills.losses.squared_error(network.predict(params, test.inputs), test.targets)}
+def _test(network, loss, test, labels, params):
+    """The test loss; and, where rows have labels, the share of them whose highest output is that of their class."""
+    predictions = network.predict(params, test.inputs)
+    metrics = {"test_loss": loss(predictions, test.targets)}
+    if labels is not None:
+        # NaN counts as highest: a diverged network would be credited with the class of its first NaN.
+        right = (jnp.argmax(predictions, axis=1) == labels) & jnp.all(jnp.isfinite(predictions), axis=1)
+        metrics["test_accuracy"] = jnp.mean(right, dtype=predictions.dtype)
+    return metrics
 
 
-def _distance(network, test, truth, params):
+def _distance(network, loss, test, truth, params):
     """The test loss; and, where hidden units cannot be permuted, how far the parameters are from the truth."""
-    metrics = _test_loss(network, test, params)
+    metrics = _test(network, loss, test, None, params)
     if network.num_layers == 1:
         metrics["distance"] = relative_distance(params, truth)
     return metrics
@@ -86,11 +97,29 @@ def metrics_of(problem: Partial, params: jills.Params, keys: jax.Array):
 
 
 def baselines(dataset: Dataset) -> dict[str, float]:
-    """Mean squared test errors, in scaled units, of what needs no network."""
-    truth, rows = dataset.test.targets, np.c_[dataset.train.inputs, np.ones(len(dataset.train.inputs))]
-    solved = np.linalg.lstsq(rows, dataset.train.targets, rcond=None)[0]
-    linear = np.c_[dataset.test.inputs, np.ones(len(truth))] @ solved
-    return {
-        "persistence": float(np.mean((dataset.persistence - truth) ** 2)),
-        "linear regression": float(np.mean((linear - truth) ** 2)),
-    }
+    """What needs no network: mean squared test errors, in scaled units; of classes, the accuracy on the test rows."""
+    truth, linear = dataset.test.targets, linear_regression(dataset.train, dataset.test.inputs)
+    if dataset.train.labels is not None:
+        labels = dataset.test.labels
+        majority = np.argmax(np.bincount(dataset.train.labels))
+        return {
+            "majority class": float(np.mean(majority == labels)),
+            "least squares": float(np.mean(np.argmax(linear, axis=1) == labels)),
+        }
+    errors = {"linear regression": float(np.mean((linear - truth) ** 2))}
+    if dataset.persistence is None:
+        return {"mean": float(np.mean(truth**2))} | errors  # of the training targets: 0 in scaled units
+    return {"persistence": float(np.mean((dataset.persistence - truth) ** 2))} | errors
+
+
+def linear_regression(train: Split, inputs: np.ndarray, block_rows: int = 4096) -> np.ndarray:
+    """Predictions `(n, k)` for inputs `(n, d)` of the least-squares fit to the training rows, with an intercept."""
+    width = train.inputs.shape[1] + 1
+    reduced = np.empty((0, width + train.targets.shape[1]))
+    # Block by block, R of the QR decomposition keeps all there is to know: 60000 images never stand there in float64.
+    for start in range(0, len(train.inputs), block_rows):
+        block = slice(start, start + block_rows)
+        rows = np.column_stack([train.inputs[block], np.ones(len(train.inputs[block])), train.targets[block]])
+        reduced = np.asarray(np.linalg.qr(np.concatenate([reduced, rows]), mode="r"))
+    solved = np.linalg.lstsq(reduced[:, :width], reduced[:, width:], rcond=None)[0]
+    return inputs @ solved[:-1] + solved[-1]
