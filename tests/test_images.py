@@ -57,6 +57,7 @@ def test_mnist_10k_is_shuffled_and_test_images_set_no_scale(tmp_path, mnist):
     pixels, labels = mnist
     before = data.load("mnist-10k", tmp_path, split_seed=2)
     assert before.train.inputs.shape == (25, 784)
+    assert before.train.labels is not None
     assert (np.diff(before.train.labels) < 0).any()
     flat, train = pixels.reshape(31, 784), before.train.rows
     for split in (before.train, before.test):

@@ -126,6 +126,7 @@ def test_the_split_of_published_numbers_never_changes():
     whole = splits.Split(rows[:, None], rows[:, None], rows, labels=rows)
     mixed = splits.shuffled(whole, 0)
     assert mixed.rows.tolist() == [3, 2, 1, 8, 6, 0, 7, 4, 10, 5, 9]
+    assert mixed.labels is not None
     for values in (mixed.inputs[:, 0], mixed.targets[:, 0], mixed.labels):
         np.testing.assert_array_equal(values, mixed.rows)  # a row stays together
 
@@ -146,7 +147,8 @@ def mlxtend(monkeypatch):
 
 @pytest.mark.parametrize(("name", "num_test"), [("boston", 11), ("auto-mpg", 8)])
 def test_the_tables_of_mlxtend(mlxtend, name, num_test):
-    check_against(data.load(name, "unused"), *mlxtend[name], num_test)
+    inputs, target = mlxtend[name]
+    check_against(data.load(name, "unused"), inputs, target, num_test)
 
 
 @pytest.mark.parametrize(("name", "num_rows", "num_inputs"), [("boston", 506, 13), ("auto-mpg", 392, 7)])
