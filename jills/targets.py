@@ -181,6 +181,7 @@ __all__ = [
     "Softened",
     "Target",
     "WorkingResponse",
+    "default_target",
     "ideal",
     "scaled",
     "softened",
