@@ -100,19 +100,18 @@ def test_the_output_solve_for_the_working_response_never_raises_the_loss(dtype):
         aims = heads(lambda loss, z, y: aim(ills.working_response, loss, y, z), before, batch)
         solved = ills.solve_params(params, (), batch, 0, jnp.concatenate(aims, axis=1))
         after = network.predict(solved, batch.inputs)
-        moved = [
-            squared_error(*pair, batch.weights)
-            for pair in zip(*(jnp.split(z, 3, 1) for z in (before, after)), strict=True)
-        ]
+        parts = zip(jnp.split(before, 3, axis=1), jnp.split(after, 3, axis=1), strict=True)
+        moved = [squared_error(new, old, batch.weights) for old, new in parts]
         losses = [jnp.stack(heads(lambda loss, z, y: loss(z, y, batch.weights), z, batch)) for z in (before, after)]
         return *losses, jnp.stack(moved)
 
     # A batch of LAPACK calls could hang on two cores, so the cases go one by one.
-    before, after, moved = jax.jit(partial(lax.map, one))(random_cases(3000, dtype))
+    tell = jax.jit(partial(lax.map, one))
+    before, after, moved = (np.asarray(array, "float64") for array in tell(random_cases(3000, dtype)))
     rounding = 1e-5 if dtype == "float32" else 1e-12
     assert np.all(np.isfinite(after))
     # It falls by ½ β times the squared distance moved, at least: the minimum of the quadratic above it.
-    promised = 0.5 * 5 * moved * np.array([1 / 2, 1 / (4 * 5), 2 / 5], dtype)
+    promised = 0.5 * 5 * moved * np.array([1 / 2, 1 / (4 * 5), 2 / 5])
     assert np.all(after <= before * (1 + rounding) + rounding - (1 - 1e-3) * promised)
     assert np.all(np.mean(after < 0.99 * before, axis=0) > 0.9)
 
