@@ -21,7 +21,14 @@ import pandas as pd
 
 import jills
 from experiments import figures, problems, records
-from experiments.config import Config, ConfigError, algorithms_of, build_algorithm, build_hparams, load_config
+from experiments.config import (
+    Config,
+    ConfigError,
+    algorithms_of,
+    build_algorithm,
+    build_hparams,
+    load_config,
+)
 from experiments.data import MissingData
 
 
@@ -32,10 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config, options.set)
         jax.config.update("jax_enable_x64", config.dtype == "float64")
         task = problems.make_task(config, options.data)
+        check_problem(config, task)
     except (ConfigError, MissingData) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 3
-    except ValueError as error:  # an option that does not fit the data, or the network
+    except ValueError as error:  # an option that does not fit the data, the network or the loss
         print(f"{options.config}: {error}", file=sys.stderr)
         return 2
     folder = records.new_folder(options.results, options.config)
@@ -76,11 +84,18 @@ def run_all(config: Config, task: problems.Task) -> tuple[list[records.Outcome],
     return outcomes, False
 
 
+def check_problem(config: Config, task: problems.Task) -> None:
+    """Raises ValueError where data are known not to fit: here their values are known, in the sweep they are not."""
+    key = jax.random.split(jax.random.key(config.seed), config.seeds)[0]
+    params, batch, _ = task.problem(key)
+    for name in algorithms_of(config):
+        build_algorithm(config, name, task.network).check_problem(params, batch)
+
+
 def run_one(config: Config, task: problems.Task, name: str) -> records.Outcome:
     """The sweep of one algorithm over its numbers and all seeds."""
     algorithm, hparams = build_algorithm(config, name, task.network), build_hparams(config, name)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    algorithm.check_problem(*task.problem(keys[0])[:2])  # here its values are known, in the sweep they are not
     bar = jills.progress_bar(config.num_steps, name)
     result = jills.sweep(algorithm, hparams, task.problem, keys, config.num_steps, config.chunk_steps, bar)
     numbers = {field: np.asarray(values) for field, values in hparams._asdict().items()}
@@ -129,7 +144,7 @@ def finish(folder: Path, config: Config, task: problems.Task, outcomes: list[rec
         result = outcome.result
         print(f"{outcome.name}: compiled in {result.compile_seconds:.1f} s, ran in {result.run_seconds:.1f} s")
     if task.dataset is not None:
-        known = problems.baselines(task.dataset)
+        known = problems.baselines(task.dataset, task.loss)
         measure = "loss" if task.dataset.num_classes is None else "accuracy"
         print(f"test {measure} without a network: " + ", ".join(f"{name} {value:.3g}" for name, value in known.items()))
 

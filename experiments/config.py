@@ -14,9 +14,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import jills
-from jills import activations, solvers
+from jills import activations, losses, solvers
 
 ActivationName = Literal["identity", "tanh", "sigmoid", "softplus", "arcsinh", "leaky_relu", "relu", "gelu", "silu"]
+LossName = Literal["squared_error", "softmax_cross_entropy", "sigmoid_cross_entropy", "huber"]
 Positive = Annotated[int, Field(ge=1)]
 Axis = float | Annotated[list[float], Field(min_length=1)]
 
@@ -105,6 +106,9 @@ class IllsTable(Table):
     solver: Literal["lstsq", "qr", "cholesky"] = "qr"
     linearized: bool = False
     margin: Annotated[float, Field(gt=0)] | None = None
+    target: Literal["ideal", "working_response", "softened", "scaled"] | None = None  # None: that of the loss
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of softened
+    logit: Annotated[float, Field(gt=0)] = 3.0  # of scaled
 
 
 class IllsNumbers(Table):
@@ -138,6 +142,8 @@ class Config(Table):
     network: NetworkTable
     hparams: HparamsTable
     ills: IllsTable = IllsTable()
+    loss: LossName = "squared_error"
+    delta: Annotated[float, Field(gt=0)] = 1.0  # of huber
     num_steps: Positive
     seeds: Positive
     seed: Annotated[int, Field(ge=0)] = 0  # of all random numbers
@@ -243,13 +249,27 @@ def _activation(name, slope):
     return activations.leaky_relu(slope) if name == "leaky_relu" else getattr(activations, name)
 
 
+def build_loss(config: Config) -> jills.Loss:
+    """The loss that all algorithms of a config lower."""
+    return losses.huber(config.delta) if config.loss == "huber" else getattr(losses, config.loss)
+
+
+def _target(table: IllsTable) -> jills.ills.Target | None:
+    if table.target == "softened":
+        return jills.ills.softened(table.epsilon)
+    if table.target == "scaled":
+        return jills.ills.scaled(table.logit)
+    return None if table.target is None else getattr(jills.ills, table.target)
+
+
 def build_algorithm(config: Config, name: str, network: jills.Network) -> jills.Algorithm:
     """The algorithm called `name`."""
+    loss = build_loss(config)
     if name == "ills":
         table = config.ills
-        solver = getattr(solvers, table.solver)
-        return jills.ills.build(network, solver=solver, margin=table.margin, linearized=table.linearized)
-    return jills.adam.build(network)
+        solver, target = getattr(solvers, table.solver), _target(table)
+        return jills.ills.build(network, loss, solver, target=target, margin=table.margin, linearized=table.linearized)
+    return jills.adam.build(network, loss)
 
 
 def build_hparams(config: Config, name: str) -> Any:

@@ -23,7 +23,7 @@ MARKS = {"ills": "o", "adam": "s"}
 
 def draw_all(folder: Path, dataset: xr.Dataset, series: Dataset | None) -> None:
     """Writes every figure that the results allow, as PNG; predictions only of a time series."""
-    drawings = {"loss": loss_curves(dataset, "train_loss", "training loss (mean square)")}
+    drawings = {"loss": loss_curves(dataset, "train_loss", "training loss")}
     drawings["stability"] = stability(dataset)
     if "distance" in dataset:
         drawings["distance"] = loss_curves(dataset, "distance", "relative distance to the true parameters")
@@ -78,7 +78,7 @@ def stability(dataset: xr.Dataset) -> Figure:
         for rate, share in zip(rates[diverged > 0], diverged[diverged > 0], strict=True):
             text = f"{share:.0%}\ndiverged"
             axis.annotate(text, (rate, 0.98), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=7)
-    axis.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="final training loss (mean square)")
+    axis.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="final training loss")
     axis.set_title(f"{dataset.attrs['title']}\nmedian of {dataset.sizes['seed']} seeds and quartiles", fontsize=10)
     axis.grid(alpha=0.3, which="both")
     axis.legend()

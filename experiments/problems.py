@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 import jills
-from experiments.config import Config, Teacher, build_network
+from experiments.config import Config, Teacher, build_loss, build_network
 from experiments.data import Dataset, Split, load
 
 
@@ -29,7 +29,7 @@ def make_task(config: Config, folder: str) -> Task:
         MissingData: the data set is not on this machine.
         ValueError: an option does not fit the data set.
     """
-    loss = jills.losses.squared_error
+    loss = build_loss(config)
     if isinstance(config.data, Teacher):
         network = build_network(config, config.data.inputs, config.data.outputs)
         return Task(network, loss, Partial(partial(_teacher, network, loss, config.data, config.dtype)), None)
@@ -96,8 +96,8 @@ def metrics_of(problem: Partial, params: jills.Params, keys: jax.Array):
     return jax.vmap(jax.vmap(one), in_axes=(0, None))(params, keys)
 
 
-def baselines(dataset: Dataset) -> dict[str, float]:
-    """What needs no network: mean squared test errors, in scaled units; of classes, the accuracy on the test rows."""
+def baselines(dataset: Dataset, loss: jills.Loss) -> dict[str, float]:
+    """What needs no network: test losses, in scaled units; of classes, the accuracy on the test rows."""
     truth, linear = dataset.test.targets, linear_regression(dataset.train, dataset.test.inputs)
     if dataset.train.labels is not None:
         labels = dataset.test.labels
@@ -106,10 +106,10 @@ def baselines(dataset: Dataset) -> dict[str, float]:
             "majority class": float(np.mean(majority == labels)),
             "least squares": float(np.mean(np.argmax(linear, axis=1) == labels)),
         }
-    errors = {"linear regression": float(np.mean((linear - truth) ** 2))}
-    if dataset.persistence is None:
-        return {"mean": float(np.mean(truth**2))} | errors  # of the training targets: 0 in scaled units
-    return {"persistence": float(np.mean((dataset.persistence - truth) ** 2))} | errors
+    # The mean of the training targets is 0 in scaled units.
+    known = {"mean": np.zeros_like(truth)} if dataset.persistence is None else {"persistence": dataset.persistence}
+    known["linear regression"] = linear
+    return {name: float(loss(jnp.asarray(guess), jnp.asarray(truth))) for name, guess in known.items()}
 
 
 def linear_regression(train: Split, inputs: np.ndarray, block_rows: int = 4096) -> np.ndarray:

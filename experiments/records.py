@@ -51,7 +51,7 @@ def to_dataset(outcomes: list[Outcome], config: Config) -> xr.Dataset:
     dataset = xr.concat(parts, dim="algorithm", join="outer", data_vars="all", coords="different", compat="equals")
     dataset.attrs.update(
         title=config.title,
-        loss="mean square over rows and outputs, in units of the scaled targets",
+        loss=f"{config.loss}, see jills.losses, of the scaled targets",
         seconds="wall time of the algorithm's sweep, without compilation, over its networks",
         **{f"version_{name}": text for name, text in environment()["versions"].items()},
         device=environment()["device"],

@@ -73,6 +73,7 @@ class Algorithm(ABC):
         """Raises ValueError where params or batch do not fit the network or are known to be bad."""
         checks.check_params(self.network, params)
         checks.check_batch(self.network, batch, params[0].weight.dtype)
+        checks.check_targets(self.loss.allowed, batch)
 
     def init(self, params: Params, batch: Batch) -> State:
         """The state before the first step.
@@ -82,7 +83,8 @@ class Algorithm(ABC):
             batch: inputs `(n, d)`, targets `(n, k)`, weights `(n,)` or None.
 
         Raises:
-            ValueError: shapes or dtypes that do not fit, no rows, NaN or inf in the data.
+            ValueError: shapes or dtypes that do not fit, no rows, NaN or inf in the data, targets that
+                the loss does not allow.
         """
         self.check_problem(params, batch)
         return self.unchecked_init(params, batch)

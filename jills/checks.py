@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jills.activations import Activation
+from jills.losses import Allowed
 from jills.network import Network
 from jills.types import Batch, Layer, Params
 
@@ -82,7 +83,7 @@ def check_batch_shapes(network: Network, batch: Batch) -> None:
             raise ValueError(f"{name} are {found}, but must be an array of numbers; convert them with numpy.asarray")
         shape = np.shape(array)
         if len(shape) != 2 or shape[1] != width or shape[:1] != n:
-            hint = "; give one output as targets[:, None]" if name == "targets" and len(shape) == 1 else ""
+            hint = _hint(shape, width) if name == "targets" else ""
             raise ValueError(
                 f"{name} have shape {shape}, but network sizes {sizes} want (n, {width}) with the n "
                 f"of the inputs, {np.shape(inputs)}{hint}"
@@ -91,6 +92,29 @@ def check_batch_shapes(network: Network, batch: Batch) -> None:
         raise ValueError("the batch has no rows; at least one is needed")
     if weights is not None and np.shape(weights) != n:
         raise ValueError(f"weights have shape {np.shape(weights)}, but must be (n,) = {n}, one number for each row")
+
+
+def _hint(shape, width):
+    """What may have been meant by targets of another shape."""
+    column = "give one output as targets[:, None]" if len(shape) == 1 else ""
+    one_hot = f"give labels of {width} classes as jax.nn.one_hot(labels, {width})"
+    labels = one_hot if width > 1 and shape[1:] in ((), (1,)) else ""
+    return "".join(f"; {hint}" for hint in (column, labels) if hint)
+
+
+def check_targets(allowed: Allowed | None, batch: Batch) -> None:
+    """Raises ValueError where known targets are not those that a loss allows, rows of weight zero aside."""
+    if allowed is None or not known(batch):
+        return
+    targets = np.asarray(batch.targets).astype(np.float64)
+    used = np.ones(len(targets), bool) if batch.weights is None else np.asarray(batch.weights) > 0
+    targets = np.where(used[:, None], targets, 0.0)
+    bad = used & ~allowed.holds(targets)
+    if bad.any():
+        raise ValueError(
+            f"targets of this loss must {allowed.text}; {bad.sum()} of {bad.size} rows are others, "
+            f"first row {bad.argmax()}: {np.array2string(targets[bad.argmax()], precision=3, threshold=6)}"
+        )
 
 
 def _check_values(batch, dtype):

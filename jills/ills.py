@@ -23,6 +23,8 @@ same relative ridge; a row weight multiplies the square of its residual in every
 Where `f` has no inverse, or `linearized=True`, the step stays in total-input space:
 `t^(l-1) ← H^(l-1) + ρ A^(l-1) Δθ`, the same to first order in ρ [C].
 
+The paper has squared error. Other losses get their `t^L` in another way [C], see `jills.targets`.
+
 In float64 a step agrees with a reference in NumPy loops to 1e-9 of the parameters' norm. A step in
 float32 stays within 1e-3 of it at ridge 1e-4; at ridge 0 rank-deficient problems amplify rounding.
 """
@@ -36,6 +38,7 @@ import jax.numpy as jnp
 from jills import checks, losses, solvers
 from jills.algorithm import Algorithm, cast, prepare
 from jills.network import HIGHEST, Network, total_input, with_bias
+from jills.targets import Target, default_target, ideal, scaled, softened, working_response
 from jills.types import Activations, Batch, Layer, Params, State
 
 
@@ -59,6 +62,7 @@ class Ills(Algorithm):
     """The algorithm; make it with `build`."""
 
     solver: solvers.Solver = solvers.lstsq
+    target: Target = ideal
     margin: float | None = None
     linearized: bool = False
 
@@ -77,7 +81,7 @@ class Ills(Algorithm):
     def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[Params, tuple, Detail]:
         """Solves the layers from the top down, each for the ideal total inputs handed to it."""
         params, solutions, residual = state.params, [], jnp.zeros_like(state.loss)
-        target = self.ideal_input(batch)
+        target = self.ideal_input(state.activations, batch)
         for layer in reversed(range(len(params))):
             solution = self.solve_layer(hparams, state.activations, batch, layer, target)
             solutions.append(solution)
@@ -90,9 +94,9 @@ class Ills(Algorithm):
         missing = [below + 1 - s.rank for below, s in zip(reversed(self.network.sizes[:-1]), solutions, strict=True)]
         return params, (), Detail(residual, rcond, jnp.sum(jnp.stack(missing), dtype=jnp.int32))
 
-    def ideal_input(self, batch: Batch) -> jax.Array:
-        """`t^L`, `(n, k)`."""
-        return _ideal_of(self.loss)(batch.targets, self.network.output, self.margin)
+    def ideal_input(self, activations: Activations, batch: Batch) -> jax.Array:
+        """`t^L`, `(n, k)`, given the activations of the forward pass."""
+        return self.target(self.loss, self.network.output, self.margin, batch.targets, activations[-1])
 
     def residual(self, params, activations, batch, layer, target) -> jax.Array:
         """Root mean square of `t − A θ` over rows (by weight) and outputs, `()`."""
@@ -139,17 +143,12 @@ def _with_layer(params, layer, solved):
     return (*params[:layer], Layer(solved[:-1], solved[-1]), *params[layer + 1 :])
 
 
-def _ideal_of(loss):
-    if loss.ideal_input is None:
-        raise ValueError("ills: this loss has no ideal total input; use jills.losses.squared_error")
-    return loss.ideal_input
-
-
 def build(
     network: Network,
     loss: losses.Loss = losses.squared_error,
     solver: solvers.Solver = solvers.lstsq,
     *,
+    target: Target | None = None,
     margin: float | None = None,
     linearized: bool = False,
     full_batch: bool = True,
@@ -157,25 +156,30 @@ def build(
     """ILLS for a network.
 
     Args:
-        network: its output activation needs an inverse.
-        loss: one with an ideal total input; the paper's is squared error.
+        network: its output activation needs an inverse; for all targets but `ideal` it is the identity.
+        loss: the paper's is squared error.
         solver: for every solve; `solvers.lstsq` is the paper's, `solvers.qr` gives the same answer
             in about a third of the time.
+        target: the total input `t^L` that the output layer is solved for: `ideal` (the paper's), `working_response`,
+            `softened(epsilon)` or `scaled(logit)`. None: the working response where the loss has a bound and
+            is not quadratic, as the cross-entropies and Huber's, else the ideal one.
         margin: kept between activations and the ends of their image, in units of the activation;
             None: `activations.default_margin`.
         linearized: shift total inputs instead of activations, also where `f` has an inverse.
         full_batch: False where steps receive different batches.
 
     Raises:
-        ValueError: an output activation without an inverse, a loss without an ideal total input, or
-            a margin that leaves nothing of an image.
+        ValueError: a loss or an output activation that does not fit the target, or a margin that
+            leaves nothing of an image.
+
+    Classes, for example, with integer labels `(n,)`::
+
+        network = jills.Network((8, 10, k), jills.activations.tanh)
+        algorithm = jills.ills.build(network, jills.losses.softmax_cross_entropy)
+        batch = jills.Batch(inputs, jax.nn.one_hot(labels, k))
     """
-    _ideal_of(loss)
-    if network.output.inverse is None:
-        raise ValueError(
-            "ills: the output activation has no inverse, so targets have no ideal total input; give "
-            "the network output=jills.activations.identity or another invertible one"
-        )
+    target = default_target(loss) if target is None else target
+    target.check(loss, network.output)
     widths = [activation.image[1] - activation.image[0] for activation in network.activations]
     if margin is not None and not 0.0 < margin < min(widths) / 2:
         raise ValueError(
@@ -185,6 +189,7 @@ def build(
         network=network,
         loss=loss,
         solver=solver,
+        target=target,
         margin=margin,
         linearized=bool(linearized),
         full_batch=bool(full_batch),
@@ -268,4 +273,16 @@ def shift_activations(
     return (*activations[: layer - 1], shifted, *activations[layer:])
 
 
-__all__ = ["Detail", "Hparams", "Ills", "build", "shift_activations", "solve_params"]
+__all__ = [
+    "Detail",
+    "Hparams",
+    "Ills",
+    "Target",
+    "build",
+    "ideal",
+    "scaled",
+    "shift_activations",
+    "softened",
+    "solve_params",
+    "working_response",
+]

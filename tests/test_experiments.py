@@ -8,13 +8,16 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from scipy.special import huber
 
+import jills
 from experiments import compare, config, problems, records, speed
 
 ROOT = Path(__file__).parent.parent
@@ -119,6 +122,10 @@ WRONG = {
     "hparams={}": r"hparams: names no algorithm; allowed: ills, adam",
     "data.lags=400": r"lags=400: must lie between 1 and 308",
     "network.output='relu'": r"hparams.ills: ills: the output activation has no inverse",
+    "loss='hinge'": r"loss: Input should be 'squared_error', 'softmax_cross_entropy', .*, not 'hinge'",
+    "ills.epsilon=1.0": r"ills.epsilon: Input should be less than 1, not 1.0",
+    "ills.target='scaled'": r"hparams.ills: ills: scaled logits need a loss whose targets are probabilities",
+    "loss='sigmoid_cross_entropy'": r"targets of this loss must lie in \[0, 1\]",
 }
 
 
@@ -141,6 +148,37 @@ def test_unreadable_configs_are_one_line(tmp_path, capsys):
     assert "bad.toml: is not TOML" in capsys.readouterr().err
     assert compare.main([str(ROOT / "configs/sunspots.toml"), "--set", "seeds"]) == 2
     assert "must be key=value" in capsys.readouterr().err
+
+
+def test_a_config_chooses_the_loss_and_where_ills_aims():
+    def algorithms(*changes) -> Any:
+        loaded = config.load_config(ROOT / "configs/sunspots.toml", changes)
+        network = config.build_network(loaded, 3, 2)
+        return [config.build_algorithm(loaded, name, network) for name in ("ills", "adam")]
+
+    chosen = algorithms("loss=huber", "delta=0.3", "ills.target=ideal")
+    assert [algorithm.loss for algorithm in chosen] == 2 * [jills.losses.huber(0.3)]
+    assert chosen[0].target == jills.ills.ideal
+    softmax = [algorithms("loss=softmax_cross_entropy", *more)[0] for more in (
+        (), ("ills.target=softened", "ills.epsilon=0.2"), ("ills.target=scaled", "ills.logit=2.0")
+    )]  # fmt: skip
+    assert {algorithm.loss for algorithm in softmax} == {jills.losses.softmax_cross_entropy}
+    expected = [jills.ills.working_response, jills.ills.softened(0.2), jills.ills.scaled(2.0)]
+    assert [algorithm.target for algorithm in softmax] == expected
+    assert [algorithm.loss for algorithm in algorithms()] == 2 * [jills.losses.squared_error]
+
+
+def test_test_losses_and_baselines_are_in_the_loss_of_the_config():
+    loaded = config.load_config(ROOT / "configs/sunspots.toml", ["loss=huber", "delta=0.2"])
+    task = problems.make_task(loaded, "data")
+    assert task.dataset is not None
+    params, _, metrics = task.problem(jax.random.key(0))
+    test = task.dataset.test
+    residual = np.asarray(task.network.predict(params, jax.numpy.asarray(test.inputs))) - test.targets
+    np.testing.assert_allclose(metrics(params)["test_loss"], np.mean(2 * huber(0.2, residual)))
+    told = problems.baselines(task.dataset, config.build_loss(loaded))
+    expected = np.mean(2 * huber(0.2, task.dataset.persistence - test.targets))
+    np.testing.assert_allclose(told["persistence"], expected)
 
 
 def test_lists_under_hparams_are_axes_and_all_combinations_are_made():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import jills
 from experiments import compare, config, data, problems
 from experiments.splits import Dataset, Split
 
@@ -60,11 +61,13 @@ def small_dataset(**fields):
 
 
 def test_baselines_of_a_table_are_the_mean_and_linear_regression():
-    assert problems.baselines(small_dataset()) == pytest.approx({"mean": 14.5, "linear regression": 2.0})
+    assert problems.baselines(small_dataset(), jills.losses.squared_error) == pytest.approx(
+        {"mean": 14.5, "linear regression": 2.0}
+    )
 
 
 def test_baselines_of_a_series_are_persistence_and_linear_regression():
-    known = problems.baselines(small_dataset(persistence=np.array([[2.0], [2.0]])))
+    known = problems.baselines(small_dataset(persistence=np.array([[2.0], [2.0]])), jills.losses.squared_error)
     assert known == pytest.approx({"persistence": 4.5, "linear regression": 2.0})
 
 
@@ -72,7 +75,7 @@ def test_baselines_of_classes_are_accuracies():
     dataset = data.load("digits", "unused")
     assert dataset.train.labels is not None
     most = np.bincount(dataset.train.labels).argmax()
-    known = problems.baselines(dataset)
+    known = problems.baselines(dataset, jills.losses.squared_error)
     assert known["majority class"] == np.mean(dataset.test.labels == most)
     assert 0.9 < known["least squares"] < 0.95
 

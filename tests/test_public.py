@@ -31,7 +31,8 @@ FIELDS = {
 LAYERS = [
     {"types", "activations"},
     {"network"},
-    {"losses", "solvers", "checks", "results"},
+    {"losses", "solvers", "results"},
+    {"checks", "targets"},
     {"algorithm"},
     {"ills", "adam"},
     {"run"},
@@ -51,7 +52,7 @@ def find(path) -> Any:
 def test_all_is_what_there_is():
     assert sorted(jills.__all__) == jills.__all__
     assert all(hasattr(jills, name) for name in jills.__all__)
-    hidden = {"algorithm", "checkpoint", "checks", "chunks", "diagnosis", "network", "types"}
+    hidden = {"algorithm", "checkpoint", "checks", "chunks", "diagnosis", "network", "targets", "types"}
     public = {name for name in vars(jills) if not name.startswith("_")}
     assert public - hidden == set(jills.__all__)
 
