@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import time
 from functools import partial
 
 import jax
@@ -9,12 +10,17 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jills
-from experiments.peers import PEERS, Budget, Problem, choose, stepped, with_optax, with_sklearn
+from experiments.peers import PEERS, Budget, Problem, base, choose, stepped, with_optax, with_sklearn
 from experiments.peers.base import Enough, Peer, Recorder, Trace, jacobian, residuals, start_loss, to_params, true_loss
 
 NAMES = [peer.name for peer in PEERS]
 # Of peers that differ in a number only, one is enough; the others would compile the same again.
-ONE_OF_EACH = [peer for peer in PEERS if "Adam" not in peer.name or "Adam 0.03" in peer.name]
+ONE_OF_EACH = [
+    peer
+    for peer in PEERS
+    if ("Adam" not in peer.name or peer.name in ("Optax Adam 0.03", "Optax Adam 0.03, batches of 128"))
+    and "Classifier" not in peer.name  # on another problem, below
+]
 
 
 def make_problem(dtype="float64", rows=31, sizes=(3, 2, 2)):
@@ -49,6 +55,8 @@ def check(trace: Trace, problem: Problem):
 
 @pytest.mark.parametrize("peer", ONE_OF_EACH, ids=lambda peer: peer.name)
 def test_a_trace_is_true_and_ends_at_the_steps(peer, dtype):
+    if dtype == "float32" and ("normal" in peer.name or "Cholesky" in peer.name):
+        pytest.skip("differs from its neighbour in the linear solver only")
     problem = make_problem(dtype)
     trace = run(peer, problem, Budget(max_seconds=30, max_steps=12))
     check(trace, problem)
@@ -80,7 +88,7 @@ def test_it_stops_when_the_time_is_spent(peer):
     assert np.all(trace.seconds[:-1] < 0.5)
 
 
-@pytest.mark.parametrize("peer", [peer for peer in PEERS if "Optax" not in peer.name], ids=lambda peer: peer.name)
+@pytest.mark.parametrize("peer", [peer for peer in ONE_OF_EACH if "Optax" not in peer.name], ids=lambda peer: peer.name)
 def test_second_order_peers_find_the_minimum_of_a_linear_network(peer):
     problem = make_problem(sizes=(3, 2))
     if not peer.applies(problem):
@@ -207,6 +215,13 @@ def test_what_is_not_installed_is_told_and_left_out():
     assert lines == [
         "Absent is skipped: there is no module no_such_module; get it with: pip install no-such-package",
     ]
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.5, 1), (3.0, 3)])
+def test_more_threads_are_taken_where_they_clearly_help(gain, expected, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr(base, "TRIAL_SECONDS", 0.05)
+    assert base.fastest_threads(lambda threads: time.sleep(0.01 if threads == 1 else 0.01 / gain)) == expected
 
 
 def test_names_are_unique():

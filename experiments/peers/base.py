@@ -18,6 +18,7 @@ import jills
 
 Result = TypeVar("Result")
 
+TRIAL_SECONDS = 0.2  # of finding out how many threads are best; more where one call takes longer
 JACOBIAN_BYTES = 2e9  # a peer whose matrices would be larger is not run
 
 
@@ -206,16 +207,22 @@ def clock(call: Callable[[], Result]) -> tuple[float, Result]:
 
 
 def fastest_threads(call: Callable[[int], object]) -> int:
-    """One thread or all, whichever is faster: on small matrices threads only wait for each other.
+    """One thread, or all where that is clearly faster: on small matrices threads only wait for each other.
 
     Args:
         call: does some of the peer's work with a given number of threads.
     """
-    seconds = {}
-    for threads in sorted({1, os.cpu_count() or 1}):
+
+    def mean_seconds(threads):
         call(threads)  # warms
-        seconds[threads] = clock(partial(call, threads))[0]
-    return min(seconds, key=lambda threads: seconds[threads])
+        seconds = []
+        # The mean, since what other programs do to waiting threads is rare and long.
+        while len(seconds) < 50 and sum(seconds) < TRIAL_SECONDS:
+            seconds.append(clock(partial(call, threads))[0])
+        return sum(seconds) / len(seconds)
+
+    every = os.cpu_count() or 1
+    return every if every > 1 and mean_seconds(every) < 0.8 * mean_seconds(1) else 1
 
 
 def to_params(flat: np.ndarray, problem: Problem) -> jills.Params:

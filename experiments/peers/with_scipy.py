@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 from jax.flatten_util import ravel_pytree
+from threadpoolctl import threadpool_limits
 
 from experiments.peers.base import (
     Budget,
@@ -17,6 +18,7 @@ from experiments.peers.base import (
     Problem,
     Recorder,
     Trace,
+    fastest_threads,
     first_call_extra,
     flatten,
     has_small_jacobian,
@@ -35,24 +37,33 @@ def residual_solver(problem: Problem, budget: Budget, method: str) -> Trace:
     A step of the trace is an evaluation of the residuals.
     """
     start = flatten(problem.params)
-    arguments = (problem.network, problem.params, problem.batch)
-    compile_seconds = first_call_extra(partial(_residuals, problem.network, start, *arguments[1:]))
-    compile_seconds += first_call_extra(partial(_jacobian, problem.network, start, *arguments[1:]))
-    recorder = Recorder(problem, budget)
+    fixed = (problem.params, problem.batch)
+    compile_seconds = first_call_extra(partial(_residuals, problem.network, start, *fixed))
+    compile_seconds += first_call_extra(partial(_jacobian, problem.network, start, *fixed))
 
     def function(flat):
-        values = np.asarray(_residuals(problem.network, flat.astype(problem.dtype), *arguments[1:]), float)
+        return np.asarray(_residuals(problem.network, flat.astype(problem.dtype), *fixed), float)
+
+    def recorded(flat):
+        values = function(flat)
         recorder.note(lambda: float(np.mean(np.square(values))), lambda: to_params(flat, problem))
         return values
 
     def derivative(flat):
-        return np.asarray(_jacobian(problem.network, flat.astype(problem.dtype), *arguments[1:]), float)
+        return np.asarray(_jacobian(problem.network, flat.astype(problem.dtype), *fixed), float)
 
     tolerances = dict.fromkeys(("ftol", "xtol", "gtol"), 2 * EPSILON)
     least_squares: Any = scipy.optimize.least_squares  # its stubs do not know of a function for the Jacobian
-    solve = partial(least_squares, function, start.astype(float), derivative, method=method)
-    note = until_enough(recorder, lambda: solve(**tolerances, max_nfev=budget.max_steps + 1).message)
-    return recorder.trace(note, compile_seconds)
+
+    def solve(function, evaluations, threads):
+        with threadpool_limits(threads, user_api="blas"):
+            x0 = start.astype(float)
+            return least_squares(function, x0, derivative, method=method, max_nfev=evaluations, **tolerances).message
+
+    threads = fastest_threads(partial(solve, function, 2))
+    recorder = Recorder(problem, budget)
+    note = until_enough(recorder, partial(solve, recorded, budget.max_steps + 1, threads))
+    return recorder.trace(f"{note}; threads: {threads}", compile_seconds)
 
 
 def lbfgs(problem: Problem, budget: Budget) -> Trace:
