@@ -31,8 +31,8 @@ class Inner(NamedTuple):
 class Optimistix:
     """A least-squares solver of Optimistix, step by step through its own interface.
 
-    A step is one evaluation at a point tried, and, where that is accepted, a new linear solve. The first step accepts
-    the start.
+    A step evaluates residuals and Jacobian at the point tried, accepts it or not, and solves for the next point, so its
+    loss is known one solve late; the first step accepts the start.
 
     Attributes:
         network: to be trained.
