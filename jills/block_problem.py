@@ -248,7 +248,7 @@ class BlockProblem:
     def _direct(self, view, gradient, damping):
         sensitivity = linearization.sensitivities(view.matrices, view.current.slopes, view.block)
         dense = linearization.jacobian(view.below, sensitivity)
-        k, p, n = dense.shape
+        p = dense.shape[1]
         curved = self._curve_all(view.current.prediction, dense)
         gram = jnp.sum(times(dense, jnp.swapaxes(curved, 1, 2)), axis=0)
         penalty = jax.vmap(lambda row: _flat(view.transposed(view.to_params(_parts(row, gradient)))))(
@@ -260,14 +260,14 @@ class BlockProblem:
         floor = p * float(jnp.finfo(gram.dtype).eps)
         shift = jnp.maximum(damping, floor) * jnp.trace(gram) / p
         if self.solver is not None and self.loss.quadratic:
-            x = self._by_rows(view, dense, gradient, damping)
+            x = self._by_rows(self.solver, view, dense, gradient, damping)
         else:
             tiny = float(jnp.finfo(gram.dtype).tiny) ** 0.5
             x = kronecker.solve(gram + (shift + tiny) * jnp.eye(p, dtype=gram.dtype), right)
         decrease = jnp.dot(right, x) - 0.5 * jnp.dot(x, times(gram, x))
         return _parts(x, gradient), decrease, jnp.zeros((), jnp.int32)
 
-    def _by_rows(self, view, dense, gradient, damping):
+    def _by_rows(self, solver, view, dense, gradient, damping):
         """The same by a solver of the engine, for squared error: its rows, and those of the decay below them."""
         k, p, n = dense.shape
         root = jnp.sqrt(self.weights * (2.0 / k))[None, :]
@@ -278,7 +278,7 @@ class BlockProblem:
         decay = jnp.sqrt(self.decay)
         rows = jnp.concatenate([rows, decay * basis.T])
         right = jnp.concatenate([right, -decay * _flat(list(own))])
-        return self.solver(rows, right, damping)
+        return solver(rows, right, damping)
 
 
 def _flat(vector):
