@@ -22,7 +22,7 @@ class BenchmarkConfig(ProblemConfig):
     target_steps: Positive = 2000  # of Adam on all rows: where it gets is the target
     max_seconds: Annotated[float, Field(gt=0)] = 600.0  # for a run, if ten times those of Adam are more
     train_rows: Positive | None = None  # only the first ones; None: all
-    leave_out: dict[str, str] = {}  # peer → why
+    leave_out: dict[str, str] = Field(default_factory=dict)  # peer → why
 
 
 def load_benchmark(path: str | Path, seeds: int | None = None, seconds: float | None = None) -> BenchmarkConfig:
@@ -49,4 +49,3 @@ def same_problem(one: Table, other: Table) -> bool:
     """Whether measurements of two configs can stand in one table: all but how much is measured is the same."""
     free = {"seeds", "max_seconds", "leave_out", "title"}
     return one.model_dump(exclude=free) == other.model_dump(exclude=free)
-

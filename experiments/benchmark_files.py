@@ -34,7 +34,8 @@ def write_json(path: Path, content: Any) -> None:
 def read_runs(results: Path) -> pd.DataFrame:
     """All runs of all problems, one row each; `trace` holds when the best loss so far fell, and to what."""
     rows = [read_json(path) for path in sorted(results.glob("*/seed-*/run-*.json"))]
-    return pd.DataFrame(rows).sort_values(["parameters", "problem", "seed", "peer"], ignore_index=True)
+    table = pd.DataFrame(rows)
+    return table.sort_values(["parameters", "problem", "seed", "peer"], ignore_index=True) if rows else table
 
 
 def read_memory(results: Path) -> pd.DataFrame:

@@ -67,7 +67,9 @@ def problem_table(part: pd.DataFrame) -> str:
         cells = {"peer": " ".join([row.peer, f"({row.setting})" if row.setting else ""]).strip()}
         cells |= {"reached": f"{row.reached}/{row.seeds}", "seconds": ranged(row, "seconds")}
         cells |= {"ratio": ranged(row, "ratio"), "with compilation": ranged(row, "ratio_compiled")}
-        cells |= {words: f"{row[name]:.3g}" for name, words in SHOWN.items() if name in part and part[name].notna().any()}
+        cells |= {
+            words: f"{row[name]:.3g}" for name, words in SHOWN.items() if name in part and part[name].notna().any()
+        }
         rows.append(cells)
     return table(list(rows[0]), rows)
 

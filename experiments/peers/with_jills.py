@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import jax.numpy as jnp
 
@@ -57,7 +58,7 @@ def suits_ills(problem: Problem) -> bool:
     except ValueError:
         return False
     sizes, rows = problem.network.sizes, problem.batch.inputs.shape[0]
-    layers = zip(sizes[:-2], sizes[1:-1], strict=True)
+    layers = pairwise(sizes[:-1])
     return sum(rows * width * ((below + 1) * width) ** 2 for below, width in layers) <= ILLS_WORK
 
 
