@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from experiments.benchmark_config import FULL_BATCH, MINIBATCHES
 from experiments.benchmark_report import best_of
@@ -40,7 +41,7 @@ def write(path: Path, save: Callable[[Path], Any]) -> None:
 def titles(summary: pd.DataFrame) -> dict[str, str]:
     """Problem → what to call it, the smallest network first."""
     rows = summary.drop_duplicates("problem")
-    return {row.problem: f"{row.title} ({row.parameters})" for row in rows.itertuples()}
+    return {row["problem"]: f"{row['title']} ({row['parameters']})" for row in rows.to_dict("records")}
 
 
 def ratio_figure(summary: pd.DataFrame, ours: str) -> Figure:
@@ -58,6 +59,8 @@ def ratio_figure(summary: pd.DataFrame, ours: str) -> Figure:
     axis.set(
         xscale="log", xlabel=f"time to target over that of {ours}, without compilation (right of 1: {ours} is quicker)"
     )
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_yticks(range(len(names)), list(names.values()))
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(alpha=0.3, axis="x")
@@ -85,7 +88,7 @@ def curve_figure(summary: pd.DataFrame, arrays: xr.Dataset, ours: str) -> Figure
     names = titles(summary)
     columns = min(COLUMNS, len(names))
     lines = -(-len(names) // columns)
-    size = (3.3 * columns + 0.6, 2.7 * lines + 1.2)
+    size = (max(3.3 * columns, 6.6), 2.7 * lines + 1.2)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     leaders = {family: best_of(summary, family).set_index("problem").peer for family in LOOKS}
     for axis, (problem, title) in zip(axes.flat, names.items(), strict=False):
@@ -96,6 +99,7 @@ def curve_figure(summary: pd.DataFrame, arrays: xr.Dataset, ours: str) -> Figure
         draw_curve(axis, one, ours, OURS[0], OURS[2], width=2.0)
         axis.axhline(float(np.nanmedian(one.target)), color="black", linewidth=0.8)
         axis.set(xscale="log", yscale="log")
+        axis.set_xlabel("seconds without compilation", fontsize=8)
         axis.set_title(title, fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
@@ -103,7 +107,6 @@ def curve_figure(summary: pd.DataFrame, arrays: xr.Dataset, ours: str) -> Figure
         axis.set_axis_off()
     for family, (colour, _, line) in [(ours, OURS), *LOOKS.items()]:
         axes[0, 0].plot([], [], color=colour, linestyle=line, label=family)
-    figure.supxlabel("seconds without compilation", fontsize=10)
     figure.supylabel("best training loss so far", fontsize=10)
     figure.suptitle(
         "Median of seeds, band between quartiles; black: the target; flat where a run has ended", fontsize=10

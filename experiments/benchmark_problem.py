@@ -246,7 +246,7 @@ def thin(trace: Trace, most: int = TRACE_POINTS) -> dict:
         edges = np.geomspace(trace.seconds[falls[0]], trace.seconds[falls[-1]], most)
         falls = falls[np.unique(np.searchsorted(trace.seconds[falls], edges, side="right") - 1)]
     # The grid's end may be rounded down, but the lowest loss must not be lost.
-    kept = np.unique([0, *falls, np.flatnonzero(best == best[-1])[0]])
+    kept = np.union1d(np.array([0, np.argmax(best == best[-1])]), falls)
     return {"seconds": trace.seconds[kept].tolist(), "losses": best[kept].tolist()}
 
 

@@ -6,6 +6,7 @@ are never taken over the runs that succeeded only.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ def ours_in(runs: pd.DataFrame) -> str:
 
 
 def is_ours(names: pd.Series) -> pd.Series:
-    """Which peers are none."""
+    """Which of some names are our own."""
     return names.str.startswith("jills")
 
 
@@ -56,14 +57,14 @@ def ratios(runs: pd.DataFrame, ours: str, compiled: bool = False) -> pd.DataFram
     Returns:
         One row for each run of a seed that ours was run on: problem, seed, peer, low, point, high.
     """
-    times = runs[["problem", "seed", "peer", "reached"]].copy()
+    times = runs.loc[:, ["problem", "seed", "peer", "reached"]]
     times["time"] = runs.seconds + (runs.compile_seconds.fillna(0.0) if compiled else 0.0)
-    own = times[times.peer == ours].drop(columns="peer")
+    own = times.loc[times.peer == ours].drop(columns="peer")
     both = times.merge(own, on=["problem", "seed"], suffixes=("", "_ours"))
     both["point"] = both.time / both.time_ours
     both["low"] = both.point.where(both.reached_ours, 0.0)
     both["high"] = both.point.where(both.reached, np.inf)
-    return both[["problem", "seed", "peer", *BOUNDS]]
+    return both.loc[:, ["problem", "seed", "peer", *BOUNDS]]
 
 
 def quartiles(values: pd.DataFrame) -> pd.DataFrame:
@@ -103,8 +104,8 @@ def loss_at(trace: dict, seconds: float) -> float:
 
 def with_losses(runs: pd.DataFrame, ours: str) -> pd.DataFrame:
     """The runs with their best losses when ours reached the target, and when full-batch Adam had done its steps."""
-    own = runs[runs.peer == ours].set_index(["problem", "seed"]).seconds
-    times = pd.Series([own.get((row.problem, row.seed), np.nan) for row in runs.itertuples()], runs.index)
+    own = runs.loc[runs.peer == ours].set_index(["problem", "seed"]).seconds
+    times = [own.get(pair, np.nan) for pair in zip(runs.problem, runs.seed, strict=True)]
     at_ours = [loss_at(trace, time) for trace, time in zip(runs.trace, times, strict=True)]
     at_budget = [loss_at(trace, time) for trace, time in zip(runs.trace, runs.budget, strict=True)]
     return runs.assign(loss_when_ours=at_ours, loss_at_budget=at_budget).drop(columns="trace")
@@ -114,7 +115,8 @@ def summarize(runs: pd.DataFrame, ours: str, memory: pd.DataFrame) -> pd.DataFra
     """One row a problem and peer: medians over seeds, quartiles of times and ratios, three bounds where they matter."""
     both = {"ratio": ratios(runs, ours), "ratio_compiled": ratios(runs, ours, compiled=True)}
     rows = []
-    for (_, problem, peer), part in runs.groupby(["parameters", "problem", "peer"]):
+    for _, part in runs.groupby(["parameters", "problem", "peer"]):
+        problem, peer = part.problem.iloc[0], part.peer.iloc[0]
         row: dict = {"problem": problem, "peer": peer}
         row |= {name: part[name].iloc[0] for name in ("title", "loss", "parameters", "rows", "setting", "unit")}
         row |= {"seeds": len(part), "reached": int(part.reached.sum())}
@@ -122,9 +124,9 @@ def summarize(runs: pd.DataFrame, ours: str, memory: pd.DataFrame) -> pd.DataFra
         row |= columns("seconds", quartiles(bounds))
         row |= {f"{name}_median": part[name].median() for name in MEDIANS if name in part}
         for name, table in both.items():
-            chosen = table[(table.problem == problem) & (table.peer == peer)]
+            chosen = table.loc[(table.problem == problem) & (table.peer == peer)]
             row |= columns(name, quartiles(chosen)) if len(chosen) else {}
-        known = memory[(memory.problem == problem) & (memory.peer == peer)].mebibytes
+        known = memory.loc[(memory.problem == problem) & (memory.peer == peer)].mebibytes
         rows.append(row | {"mebibytes": known.iloc[0] if len(known) else np.nan})
     table = pd.DataFrame(rows)
     return table.sort_values(["parameters", "problem", "seconds_point_median"], ignore_index=True)
@@ -142,22 +144,25 @@ def columns(name: str, table: pd.DataFrame) -> dict[str, float]:
 
 
 def best_of(summary: pd.DataFrame, family: str, name: str = "seconds") -> pd.DataFrame:
-    """The row of each problem whose peer is the quickest of a family, by the median of `seconds` or of a ratio."""
-    members = summary[summary.peer.str.startswith(FAMILIES[family]) & ~is_ours(summary.peer)]
-    members = members[members[f"{name}_point_median"].notna()]
+    """The row of each problem whose peer is the quickest of a family, by the median of `seconds` or of a ratio.
+
+    A bound competes as if it were a time: no member can be quicker than what is picked.
+    """
+    members = summary.loc[summary.peer.str.startswith(FAMILIES[family]) & ~is_ours(summary.peer)]
+    members = members.loc[members[f"{name}_point_median"].notna()]
     return members.sort_values([f"{name}_point_median", "loss_at_budget_median"]).groupby("problem", sort=False).head(1)
 
 
 def medians(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """The median's three bounds of `ratio` or `ratio_compiled`, as columns low, point and high."""
-    return rows[[f"{name}_{bound}_median" for bound in BOUNDS]].set_axis(BOUNDS, axis=1)
+    return rows.loc[:, [f"{name}_{bound}_median" for bound in BOUNDS]].set_axis(BOUNDS, axis=1)
 
 
 def groups(summary: pd.DataFrame) -> dict[str, tuple[Sequence[str], str]]:
     """Group → its problems, and which ratio it is about."""
     problems = summary.drop_duplicates("problem").sort_values("parameters")
     classes = problems.loss.str.endswith("cross_entropy")
-    regression = problems[~classes]
+    regression = problems.loc[~classes]
     half = regression.problem.iloc[len(regression) // 2 :]
     return {
         "regression": (list(regression.problem), "ratio"),
@@ -174,7 +179,7 @@ def overall(summary: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for group, (problems, name) in groups(summary).items():
         for family in FAMILIES:
-            chosen = best_of(summary[summary.problem.isin(problems)], family, name)
+            chosen = best_of(summary.loc[summary.problem.isin(list(problems))], family, name)
             values = medians(chosen, name)
             if len(values):
                 bounds = geometric_mean(values)
@@ -186,7 +191,7 @@ def overall(summary: pd.DataFrame) -> pd.DataFrame:
 def slower(summary: pd.DataFrame, name: str = "ratio") -> pd.DataFrame:
     """The problems on which ours takes longer than the quickest peer; or reaches the target no more than it does."""
     rows = best_of(summary, "best peer", name)
-    return rows[(rows[f"{name}_low_median"] < 1) | (rows[f"{name}_point_median"] < 1)]
+    return rows.loc[(rows[f"{name}_low_median"] < 1) | (rows[f"{name}_point_median"] < 1)]
 
 
 def curves(runs: pd.DataFrame) -> xr.Dataset:
@@ -206,4 +211,5 @@ def curves(runs: pd.DataFrame) -> xr.Dataset:
         coordinates = {"peer": names, "seed": seeds, "point": np.arange(GRID_POINTS)}
         one = xr.Dataset({**variables, "target": (("seed",), targets.to_numpy())}, coordinates)
         parts.append(one.expand_dims(problem=[str(problem)]))
-    return xr.concat(parts, dim="problem", join="outer", data_vars="all")
+    joined: Any = xr.concat(parts, dim="problem", join="outer", data_vars="all")
+    return joined

@@ -62,14 +62,12 @@ def tuned_line(tuning: dict | None) -> str:
 
 def problem_table(part: pd.DataFrame) -> str:
     """A row a peer, the quickest first."""
-    rows = []
+    rows, known = [], part.dropna(axis=1, how="all").columns
     for _, row in part.iterrows():
         cells = {"peer": " ".join([row.peer, f"({row.setting})" if row.setting else ""]).strip()}
         cells |= {"reached": f"{row.reached}/{row.seeds}", "seconds": ranged(row, "seconds")}
         cells |= {"ratio": ranged(row, "ratio"), "with compilation": ranged(row, "ratio_compiled")}
-        cells |= {
-            words: f"{row[name]:.3g}" for name, words in SHOWN.items() if name in part and part[name].notna().any()
-        }
+        cells |= {words: f"{row[name]:.3g}" for name, words in SHOWN.items() if name in known}
         rows.append(cells)
     return table(list(rows[0]), rows)
 
@@ -87,7 +85,8 @@ SHOWN = {
 def bounded(row: pd.Series, name: str, quartile: str = "median") -> str:
     """A number with its sign."""
     bounds = [row.get(f"{name}_{bound}_{quartile}") for bound in BOUNDS]
-    return "" if pd.isna(bounds[1]) else show(*(float(bound) for bound in bounds if bound is not None))
+    numbers = [float(bound) for bound in bounds if bound is not None and bound == bound]
+    return show(*numbers) if len(numbers) == len(BOUNDS) else ""
 
 
 def ranged(row: pd.Series, name: str) -> str:
