@@ -14,7 +14,7 @@ from experiments import benchmark, benchmark_problem, benchmark_report, benchmar
 from experiments.benchmark_config import FULL_BATCH, NAMES, load_benchmark
 from experiments.benchmark_files import read_json, run_path, write_json
 from experiments.config import ConfigError
-from experiments.peers import Budget, Problem, Trace, stepped, with_jills, with_optax
+from experiments.peers import Budget, Problem, Trace, stepped, with_optax, with_scipy
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs" / "benchmark").glob("*.toml"))
@@ -157,7 +157,7 @@ def toy_problem(key):
 
 
 def test_a_run_goes_on_below_its_target(toy_problem):
-    for peer_run in (lambda *both: with_optax.adam(*both, learning_rate=0.1), with_jills.PEERS[1].run):
+    for peer_run in (lambda *both: with_optax.adam(*both, learning_rate=0.1), with_scipy.lbfgs):
         start = stepped.start_loss(toy_problem)
         trace = peer_run(toy_problem, Budget(20.0, target_loss=0.9 * start, min_seconds=0.2))
         assert trace.note == "target reached"
