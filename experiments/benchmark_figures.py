@@ -64,10 +64,8 @@ def ratio_figure(summary: pd.DataFrame, ours: str) -> Figure:
     axis.grid(alpha=0.3, axis="x")
     for height in range(1, len(names)):
         axis.axhline(height - 0.5, color="0.85", linewidth=0.8)
-    axis.set_title(
-        f"Median of seeds, bar between quartiles; open with an arrow: a bound; right of 1: {ours} is quicker",
-        fontsize=10,
-    )
+    words = "Median of seeds, bar between quartiles; open with an arrow: a bound"
+    figure.suptitle(f"{words}; right of 1: {ours} is quicker", fontsize=10)
     figure.legend(loc="outside lower center", ncols=len(LOOKS), fontsize=8)
     return figure
 
