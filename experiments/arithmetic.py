@@ -9,10 +9,15 @@ import statistics
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jills.block_problem import MOST_DENSE_ENTRIES
+from jills.kronecker import MOST_ROWS
 
+import jills
 from jills.network import HIGHEST
 
 Sizes = Sequence[int]
@@ -61,7 +66,7 @@ def ills(sizes: Sizes, rows: int, fallback: bool = False) -> float:
     `+ Σ_(l≥2) [lsq(n n_l, n_(l-1) (n_(l-2) + 1), 1) + n n_(l-1) n_l + n n_(l-1) (2 n_(l-2) + 1)]`.
     """
     total = forward(sizes, rows) + rows * sizes[-2] * sizes[-1]
-    for below, above in zip(sizes[:-1], sizes[1:], strict=True):
+    for below, above in pairwise(sizes):
         total += least_squares(rows, below + 1, above, fallback)
     for deeper, below, above in zip(sizes[:-2], sizes[1:-1], sizes[2:], strict=True):
         total += least_squares(rows * above, below * (deeper + 1), 1, fallback)
@@ -76,6 +81,88 @@ def deviation_entries(sizes: Sizes, rows: int) -> int:
         for deeper, below, above in zip(sizes[:-2], sizes[1:-1], sizes[2:], strict=True)
     ]
     return max((max(m, p) * p for m, p in shapes), default=0)
+
+
+class Pieces(NamedTuple):
+    """Multiply-adds of a Gauss–Newton step, by what they are for."""
+
+    forward: float  # the pass at the start, and that of every trial
+    sensitivities: float  # transposed passes: for the gradient, and for `S` where it is kept
+    gradient: float  # `A^lᵀ s^l`
+    preconditioner: float  # Γ, Σ and their inverses
+    products: float  # of conjugate gradients, preconditioned
+    dense: float  # Gram matrices of small blocks, and Cholesky
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return sum(self)
+
+
+def cholesky(columns: int) -> float:
+    """`p³ / 6`, of a `(p, p)` matrix."""
+    return columns**3 / 6
+
+
+def iterative_blocks(sizes: Sizes, rows: int, blocks: Sequence[tuple[int, int]], dense_limit: int = 200) -> list:
+    """The blocks that `jills.gauss_newton` solves by conjugate gradients, see `gauss_newton`."""
+
+    def dense(first, last):
+        size = sum((below + 1) * above for below, above in pairwise(sizes[first : last + 2]))
+        small = size <= dense_limit and rows * sizes[-1] * size <= MOST_DENSE_ENTRIES
+        return small and (first, last) != (len(sizes) - 2, len(sizes) - 2)
+
+    return [block for block in blocks if not dense(*block)]
+
+
+def gauss_newton(
+    sizes: Sizes, rows: int, iterations: float, blocks: Sequence[tuple[int, int]] | None = None, dense_limit: int = 200
+) -> Pieces:
+    """A step of `jills.gauss_newton` with an identity output and squared error, conjugate gradients of every block.
+
+    Layers are counted from zero, `P_l = (n_l + 1) n_(l+1)` parameters in layer l, k outputs, m = min(n, 4096).
+    At the start `n Σ_l P_l`; then for each block of layers a … b, with `T = Σ_(l>a) n_l n_(l+1)`, `P = Σ_(l=a…b) P_l`:
+
+    * trial `n Σ_(l≥a) P_l`; gradient: sensitivities `n T`, and `n P`;
+    * dense (P ≤ dense_limit, not the output layer alone): `n k T + n k P² + P³ / 6 + 2 P²`;
+    * otherwise `n T` (k = 1) or `n k T` for S; for Γ, Σ and their inverses
+      `Σ_(l=a…b) [m (n_l + 1)² + m n_(l+1)² + 7/6 (n_l + 1)³ + 7/6 n_(l+1)³]`; each iteration `2 n P` (k = 1) or
+      `2 n (P + T)`; each, and one more, preconditions by `Σ_(l=a…b) P_l (n_l + 1 + n_(l+1))`.
+
+    With several outputs S and Σ are taken from `m = max(256, ⌊4096 / k⌋)` rows at most, k rows of S each.
+
+    Args:
+        sizes: of the network.
+        rows: n.
+        iterations: of conjugate gradients in each block that is not dense, their mean.
+        blocks: as in `jills.gauss_newton.build`.
+        dense_limit: as there.
+    """
+    if blocks is None:
+        blocks = jills.gauss_newton.default_blocks(jills.Network(tuple(sizes), jills.activations.tanh))
+    outputs, iterative = sizes[-1], iterative_blocks(sizes, rows, blocks, dense_limit)
+    params = [(below + 1) * above for below, above in pairwise(sizes)]
+    some, few = min(rows, MOST_ROWS), min(rows, max(256, MOST_ROWS // outputs))
+    parts = dict.fromkeys(Pieces._fields, 0.0) | {"forward": rows * sum(params)}
+    for first, last in blocks:
+        own, down = range(first, last + 1), forward(sizes, rows, first + 1)
+        size = sum(params[first : last + 1])
+        parts["forward"] += rows * sum(params[first:])
+        parts["sensitivities"] += down
+        parts["gradient"] += rows * size
+        if (first, last) not in iterative:
+            parts["sensitivities"] += outputs * down
+            parts["dense"] += rows * outputs * size**2 + cholesky(size) + 2 * size**2
+            continue
+        parts["sensitivities"] += down if outputs == 1 else outputs * down * few / rows
+        for layer in own:
+            below, above = sizes[layer] + 1, sizes[layer + 1]
+            parts["preconditioner"] += (
+                some * below**2 + few * outputs * above**2 + 7 * (cholesky(below) + cholesky(above))
+            )
+            parts["products"] += (iterations + 1) * params[layer] * (below + above)
+        parts["products"] += iterations * 2 * (rows * size + (0 if outputs == 1 else down))
+    return Pieces(**parts)
 
 
 def matmul_rate(dtype: str, size: int = 2048, repeats: int = 5) -> float:

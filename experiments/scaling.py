@@ -25,7 +25,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax import lax
@@ -126,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 def paper(name: str, sizes: Sequence[int], rows: int, iterations: float) -> float:
     """Multiply-adds of a step of one network."""
     if name == "gauss_newton":
-        return arithmetic.gauss_newton(sizes, rows, iterations)
+        return arithmetic.gauss_newton(sizes, rows, iterations).total
     return {"ills": arithmetic.ills, "adam": arithmetic.adam}[name](sizes, rows)
 
 
@@ -135,9 +134,9 @@ def problem(network: jills.Network, dtype: str, batch: jills.Batch, key: jax.Arr
     return network.init(key, dtype), batch
 
 
-def make_problem(point: Point, dtype: str) -> tuple[jills.Network, Partial]:
+def make_problem(point: Point, dtype: str, sizes: tuple[int, ...] | None = None) -> tuple[jills.Network, Partial]:
     """A tanh network and its problem: inputs uniform in (-1, 1), targets of another network of the same shape."""
-    network = jills.Network(point.sizes, jills.activations.tanh)
+    network = jills.Network(point.sizes if sizes is None else sizes, jills.activations.tanh)
     keys = jax.random.split(jax.random.key(0))
     inputs = jax.random.uniform(keys[0], (point.rows, point.inputs), dtype, -1, 1)
     batch = jills.Batch(inputs, network.predict(network.init(keys[1], dtype), inputs))
