@@ -1,9 +1,10 @@
 """jills: trains neural networks by linear least squares, thousands of them in one compiled call."""
 
-from jills import activations, adam, ills, losses, results, solvers
+from jills import activations, adam, gauss_newton, ills, losses, results, solvers
 from jills.activations import Activation
 from jills.algorithm import Algorithm
 from jills.checkpoint import load, save
+from jills.conjugate_gradients import ConjugateGradients
 from jills.diagnosis import Diagnosis, diagnose
 from jills.losses import Loss
 from jills.network import Network
@@ -20,6 +21,7 @@ __all__ = [
     "Activations",
     "Algorithm",
     "Batch",
+    "ConjugateGradients",
     "Diagnosis",
     "Info",
     "Layer",
@@ -33,6 +35,7 @@ __all__ = [
     "activations",
     "adam",
     "diagnose",
+    "gauss_newton",
     "grid",
     "ills",
     "load",

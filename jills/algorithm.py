@@ -104,10 +104,13 @@ class Algorithm(ABC):
         """The state of the same parameters seen on a batch, which may be another one."""
         batch = prepare(batch, state.params)
         activations, loss, inner = self.evaluate(state.params, state.inner, batch)
+        return self.keep_best(state._replace(inner=inner), activations, loss)
+
+    def keep_best(self, state: State, activations: Activations, loss: jax.Array) -> State:
+        """The state with activations and loss of its parameters, and the best parameters so far."""
         better = loss < state.best_loss
         return state._replace(
             activations=activations,
-            inner=inner,
             loss=loss,
             best_params=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.params, state.best_params),
             best_loss=jnp.where(better, loss, state.best_loss),
@@ -134,13 +137,20 @@ class Algorithm(ABC):
                 f"the state was taken on {state.activations[-1].shape[0]} rows, the batch has "
                 f"{batch.targets.shape[0]}; build the algorithm with full_batch=False"
             )
+        new, detail = self.advance(hparams, state, batch)
+        change = norm_of_change(new.params, state.params)
+        finite = jnp.isfinite(new.loss) & all_finite(new.params)
+        return new._replace(step=state.step + 1), Info(state.loss, change, finite, detail)
+
+    def advance(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Any]:
+        """`update`, and on a full batch `observe`. An algorithm that knows more afterwards does better."""
         params, inner, detail = self.update(hparams, state, batch)
-        old_loss, change = state.loss, norm_of_change(params, state.params)
-        state = state._replace(params=params, inner=inner, step=state.step + 1)
-        if self.full_batch:
-            state = self.observe(state, batch)
-        finite = jnp.isfinite(state.loss) & all_finite(params)
-        return state, Info(old_loss, change, finite, detail)
+        state = state._replace(params=params, inner=inner)
+        return (self.observe(state, batch) if self.full_batch else state), detail
+
+    def ended(self, info: Info, code: jax.Array) -> jax.Array:
+        """The result code of a member after a step, from that by `Stop`; an algorithm may know of more ends."""
+        return code
 
 
 def prepare(batch: Batch, params: Params) -> Batch:

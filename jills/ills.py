@@ -179,6 +179,11 @@ def build(
         batch = jills.Batch(inputs, jax.nn.one_hot(labels, k))
     """
     target = default_target(loss) if target is None else target
+    if not isinstance(target, Target):
+        raise ValueError(
+            f"ills: target is {target!r}, but must be jills.ills.ideal, working_response, softened(epsilon) "
+            "or scaled(logit), or another jills.ills.Target"
+        )
     target.check(loss, network.output)
     widths = [activation.image[1] - activation.image[0] for activation in network.activations]
     if margin is not None and not 0.0 < margin < min(widths) / 2:

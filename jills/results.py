@@ -5,12 +5,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-RUNNING, TARGET_REACHED, SETTLED, NON_FINITE = range(4)
+RUNNING, TARGET_REACHED, SETTLED, NON_FINITE, FLAT, AT_MINIMUM = range(6)
 
 MESSAGES = {
     RUNNING: "ran all its steps",
     TARGET_REACHED: "reached the target loss",
     SETTLED: "settled: its update fell below the tolerance",
+    FLAT: "settled: its gradient fell below the tolerance",
+    AT_MINIMUM: (
+        "settled: no step lowers its objective, even at the largest damping; it is at a minimum as far as "
+        "rounding can tell: train in float64, or from another start, for less"
+    ),
     NON_FINITE: (
         "stopped: NaN or inf in the parameters or the loss; see best_params for the last good ones, "
         "lower the learning rate, add ridge, or look for NaN in its data"
@@ -27,10 +32,14 @@ class Stop(NamedTuple):
 
     target_loss: float | jax.Array = -jnp.inf  # stop at a loss at or below this
     update_norm: float | jax.Array = -1.0  # stop after an update of at most this Euclidean norm
+    gradient_norm: float | jax.Array = -1.0  # stop at a gradient of at most this norm (of algorithms that have one)
 
 
-def code(loss: jax.Array, update_norm: jax.Array, finite: jax.Array, stop: Stop) -> jax.Array:
-    """The result code of a member after a step, `()` int32."""
+def code(loss: jax.Array, info, stop: Stop) -> jax.Array:
+    """The result code of a member after a step with this `Info` and the loss it led to, `()` int32."""
+    update_norm, finite = info.update_norm, info.finite
     settled = jnp.where(update_norm <= stop.update_norm, SETTLED, RUNNING)
+    if hasattr(info.detail, "gradient_norm"):
+        settled = jnp.where(info.detail.gradient_norm <= stop.gradient_norm, FLAT, settled)
     ended = jnp.where(loss <= stop.target_loss, TARGET_REACHED, settled)
     return jnp.where(finite, ended, NON_FINITE).astype(jnp.int32)

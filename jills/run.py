@@ -81,7 +81,7 @@ def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining) 
 
     def advance(state):
         state, info = algorithm.step(hparams, state, batch)
-        return state._replace(result=results.code(state.loss, info.update_norm, info.finite, stop)), info
+        return state._replace(result=algorithm.ended(info, results.code(state.loss, info, stop))), info
 
     def hold(state):
         finite = state.result != results.NON_FINITE

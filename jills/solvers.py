@@ -44,6 +44,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 
+from jills.batching import fold_batches
 from jills.network import HIGHEST
 
 
@@ -125,11 +126,6 @@ def _over_batch(method):
         solution = lax.cond(trusted, lambda: solution, lambda: _by_singular_values(rows, right))
         return _restore(solution, valid, scale)
 
-    def one_by_one(a, b, ridge):
-        if a.shape[0] == 1:
-            return jax.tree.map(lambda leaf: leaf[None], one(a[0], b[0], ridge[0]))
-        return lax.map(lambda member: one(*member), (a, b, ridge))
-
     def at_once(a, b, ridge):
         valid, scale, a, b, ridge = jax.vmap(_prepare)(a, b, ridge)
         solution, trusted, rows, right = jax.vmap(method)(a, b, ridge)
@@ -141,22 +137,7 @@ def _over_batch(method):
         )
         return jax.vmap(_restore)(solution, valid, scale)
 
-    @jax.custom_batching.custom_vmap
-    def over_batch(a, b, ridge):
-        return lax.platform_dependent(a, b, ridge, cpu=one_by_one, default=at_once)
-
-    @over_batch.def_vmap
-    def fold(axis_size, in_batched, *args):
-        full = [
-            arg if batched else jnp.broadcast_to(arg[None], (axis_size, *arg.shape))
-            for arg, batched in zip(args, in_batched, strict=True)
-        ]
-        flat = over_batch(*(arg.reshape(-1, *arg.shape[2:]) for arg in full))
-        outer = full[0].shape[:2]
-        out = jax.tree.map(lambda leaf: leaf.reshape(*outer, *leaf.shape[1:]), flat)
-        return out, jax.tree.map(lambda _: True, out)
-
-    return over_batch
+    return fold_batches(one, at_once)
 
 
 def _prepare(a, b, ridge):

@@ -216,6 +216,12 @@ def test_build_refuses_a_loss_or_an_output_that_does_not_fit(name):
         ills.build(jills.Network((3, 2), output=getattr(activations, output)), loss, target=TARGETS[target])
 
 
+def test_build_refuses_what_is_no_target():
+    maker: Any = ills.softened  # not called
+    with pytest.raises(ValueError, match=r"target is <function softened.*must be .* softened\(epsilon\)"):
+        ills.build(jills.Network((3, 2)), softmax_cross_entropy, target=maker)
+
+
 def test_a_loss_without_a_bound_has_no_working_response():
     loss = jills.Loss(squared_error.value, squared_error.gradient, squared_error.curvature)
     with pytest.raises(ValueError, match="needs a bound on the curvature, and this loss has none"):

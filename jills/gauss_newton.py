@@ -1,0 +1,288 @@
+"""Layerwise Gauss–Newton: one damped linear least-squares problem a layer, then one for all layers.
+
+Where ILLS asks what a layer's input should have been, this asks what its parameters should do to the
+output. It needs no inverse, so ReLU, any depth and any loss with a curvature work; it uses
+sensitivities, so it is not free of backpropagation. A step visits blocks of layers, by default the
+layers from the top down and then all of them together. For a block with parameters θ:
+
+    u_n(Δ) = (∂ h^L_n / ∂ θ) Δ                                    the network linearised in the block
+    g = ∂ loss / ∂ θ,  G = Σ_n ω_n (∂h^L_n/∂θ)ᵀ Λ_n (∂h^L_n/∂θ)   ω_n = w_n / Σ w,  Λ = ∂² loss / ∂ h²
+    (G + δI + λDI) Δ = −(g + δθ)                                  δ: weight_decay,  D = tr(G + δI) / p
+    keep θ + Δ if the objective  loss + ½ δ ‖all parameters‖²  is finite and lower
+    λ follows the gain: actual over predicted decrease, of the undamped model
+
+Since a block is kept only if the objective falls, it never rises as long as the batch stays the same.
+Going from the top down leaves the activations below a block as they are, so each trial costs the
+layers from the block upwards only. The layers one by one are fast at first, all together at the end;
+from `MOST_LAYERS_ONE_BY_ONE` layers on, a step takes the output layer and then all together, so that
+neither its arithmetic nor its graph grows with the square of the depth.
+
+Three ways to solve, chosen by size (`build` tells how to choose yourself):
+
+* an output layer with the identity and squared error is exactly quadratic: solved undamped, by
+  conjugate gradients to rounding (with weight decay or not), which is its exact least squares;
+* a block of up to `dense_limit` parameters: its Gram matrix, by Cholesky, or a solver of the engine;
+* any other: conjugate gradients on `G` as a product, from zero, with a Kronecker preconditioner.
+
+The inputs are centred and scaled inside the solves of the first layer, so that data of any units
+train alike (a damping of `I` could not hold inputs of 1e6 and of 1 together).
+
+References: Levenberg 1944; Marquardt 1963; Nielsen 1999 (damping); Martens & Grosse 2015
+(arXiv 1503.05671, preconditioner); Schraudolph 2002 (products with Gauss–Newton matrices).
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jills import checks, linearization, losses, results, solvers
+from jills.algorithm import Algorithm
+from jills.block_problem import BlockProblem
+from jills.conjugate_gradients import ConjugateGradients
+from jills.linearization import Block
+from jills.network import Network
+from jills.types import Batch, Layer, Params, State
+
+MOST_LAYERS_ONE_BY_ONE = 5
+LARGEST_DAMPING = 1e8
+
+
+class Hparams(NamedTuple):
+    """The numbers of layerwise Gauss–Newton; scalars, or `(H,)` in a sweep."""
+
+    weight_decay: float | jax.Array = 0.0  # δ, absolute: the objective is loss + ½ δ ‖θ‖²
+    damping: float | jax.Array = 1e-2  # λ at the start; with full_batch=False, throughout
+    learning_rate: float | jax.Array = 1.0  # with full_batch=False: share of Δ that is taken
+    momentum: float | jax.Array = 0.0  # with full_batch=False: share of the last change added, in [0, 1)
+    decay_steps: float | jax.Array = float("inf")  # with full_batch=False: the rate falls linearly to 0 over them
+
+
+class Detail(NamedTuple):
+    """The signs of health of a Gauss–Newton step."""
+
+    gradient_norm: float | jax.Array  # () of the loss plus decay, each layer where the step last met it
+    objective: float | jax.Array  # () loss + ½ δ ‖θ‖² after the step (minibatches: before)
+    damping: float | jax.Array  # () the largest λ of all blocks, after the step
+    accepted: int | jax.Array  # () int32, blocks whose step was kept
+    products: int | jax.Array  # () int32, conjugate-gradient products in all blocks
+
+
+class Inner(NamedTuple):
+    """What is kept between steps."""
+
+    damping: jax.Array  # (blocks,) λ over its start
+    growth: jax.Array  # (blocks,) by what λ grows at the next rejection
+    velocity: Any  # the last change, with full_batch=False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussNewton(Algorithm):
+    """The algorithm; make it with `build`."""
+
+    blocks: tuple[Block, ...] = ()
+    solver: solvers.Solver | None = None
+    wide: ConjugateGradients = ConjugateGradients()
+    dense_limit: int = 200
+
+    defaults: Any = Hparams()
+    blank_detail: Any = Detail(0.0, 0.0, 0.0, 0, 0)
+    limits: tuple[checks.Limit, ...] = (
+        checks.Limit("weight_decay", 0.0, float("inf")),
+        checks.Limit("damping", 0.0, float("inf"), open_low=True),
+        checks.Limit("learning_rate", 0.0, float("inf"), open_low=True),
+        checks.Limit("momentum", 0.0, 1.0, open_high=True),
+    )
+
+    def start(self, params: Params) -> Inner:
+        """Damping at its start, for every block."""
+        ones = jnp.ones(len(self.blocks), params[0].weight.dtype)
+        return Inner(ones, 4.0 * ones, () if self.full_batch else jax.tree.map(jnp.zeros_like, params))
+
+    def advance(self, hparams: Hparams, state: State, batch: Batch) -> tuple[State, Detail]:
+        """On a full batch the trials know the loss and activations of the new parameters already."""
+        if not self.full_batch:
+            return super().advance(hparams, state, batch)
+        matrices, current, objective, inner, detail = self._full_batch(hparams, state, batch)
+        hidden = tuple(rows[:, :-1] for rows in current.rows[1:])
+        loss = self.loss(current.prediction, batch.targets, batch.weights)
+        state = state._replace(params=_split(matrices), inner=inner)
+        return self.keep_best(state, (*hidden, current.prediction), loss), detail._replace(objective=objective)
+
+    def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[Params, Inner, Detail]:
+        """One step; on minibatches damping is fixed and every finite change is taken."""
+        if self.full_batch:
+            matrices, _, objective, inner, detail = self._full_batch(hparams, state, batch)
+            return _split(matrices), inner, detail._replace(objective=objective)
+        return self._minibatch(hparams, state, batch)
+
+    def ended(self, info, code: jax.Array) -> jax.Array:
+        """Also where no block can be lowered at the largest damping; and a rejected step has not settled."""
+        if not self.full_batch:
+            return code
+        rejected = info.detail.accepted == 0
+        stuck = rejected & (info.detail.damping >= LARGEST_DAMPING)
+        running = jnp.full_like(code, results.RUNNING)
+        code = jnp.where((code == results.SETTLED) & rejected, running, code)
+        return jnp.where((code == running) & stuck, jnp.full_like(code, results.AT_MINIMUM), code)
+
+    def _full_batch(self, hparams, state, batch):
+        problem = self._problem(hparams, batch)
+        matrices = _stack(state.params)
+        current = linearization.forward(self.network, matrices, batch.inputs)
+        objective = problem.objective(matrices, current.prediction)
+        inner, outcomes = state.inner, []
+        for index, block in enumerate(self.blocks):
+            damping = hparams.damping * inner.damping[index]
+            exact = problem.is_quadratic(block)
+            trial = problem.solve(block, matrices, current, damping)
+            moved = _moved(matrices, block, trial.change)
+            after = linearization.forward(self.network, moved, current, block[0])
+            value = problem.objective(moved, after.prediction)
+            accepted = jnp.isfinite(value) & (value < objective)
+            gain = (objective - value) / jnp.where(trial.decrease > 0, trial.decrease, jnp.ones_like(value))
+            if not exact:
+                inner = _adapt(inner, index, accepted, gain, hparams.damping)
+            matrices, current, objective = jax.tree.map(
+                lambda new, old, kept=accepted: jnp.where(kept, new, old),
+                (moved, after, value),
+                (matrices, current, objective),
+            )
+            outcomes.append((block, trial, accepted))
+        return matrices, current, objective, inner, self._detail(outcomes, inner, hparams)
+
+    def _minibatch(self, hparams, state, batch):
+        problem = self._problem(hparams, batch)
+        matrices = _stack(state.params)
+        current = linearization.forward(self.network, matrices, batch.inputs)
+        block = (0, self.network.num_layers - 1)
+        trial = problem.solve(block, matrices, current, hparams.damping)
+        left = jnp.maximum(0.0, 1.0 - state.step.astype(hparams.damping.dtype) / hparams.decay_steps)
+        rate = hparams.learning_rate * left
+        velocity = jax.tree.map(
+            lambda old, new: hparams.momentum * old + rate * new, state.inner.velocity, _split(trial.change)
+        )
+        # One bad batch must not end the training: a change that is not finite is not taken.
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(velocity)]))
+        velocity = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), velocity)
+        params = jax.tree.map(jnp.add, state.params, velocity)
+        detail = self._detail([(block, trial, finite)], state.inner, hparams)
+        objective = problem.objective(matrices, current.prediction)
+        return params, state.inner._replace(velocity=velocity), detail._replace(objective=objective)
+
+    def _detail(self, outcomes, inner, hparams):
+        squares = {}
+        for block, trial, _ in outcomes:
+            squares |= {block[0] + i: jnp.sum(jnp.square(part)) for i, part in enumerate(trial.gradient)}
+        norm = jnp.sqrt(jnp.sum(jnp.stack(list(squares.values()))))
+        damping = hparams.damping * jnp.max(inner.damping)
+        accepted = jnp.sum(jnp.stack([kept for _, _, kept in outcomes]).astype(jnp.int32))
+        products = jnp.sum(jnp.stack([trial.products for _, trial, _ in outcomes]))
+        return Detail(norm, jnp.zeros_like(norm), damping, accepted, products)
+
+    def _problem(self, hparams, batch):
+        n = batch.inputs.shape[0]
+        if batch.weights is None:
+            weights = jnp.full((n,), 1.0 / n, batch.inputs.dtype)
+        else:
+            total = jnp.sum(batch.weights)
+            weights = batch.weights / jnp.where(total > 0, total, jnp.ones_like(total))
+        return BlockProblem(
+            self.network, self.loss, batch, weights, hparams.weight_decay, self.solver, self.wide, self.dense_limit
+        )
+
+
+def _stack(params):
+    return tuple(jnp.concatenate([layer.weight, layer.bias[None]]) for layer in params)
+
+
+def _split(matrices):
+    return tuple(Layer(matrix[:-1], matrix[-1]) for matrix in matrices)
+
+
+def _moved(matrices, block, change):
+    first, last = block
+    moved = tuple(old + new for old, new in zip(matrices[first : last + 1], change, strict=True))
+    return (*matrices[:first], *moved, *matrices[last + 1 :])
+
+
+def _adapt(inner, index, accepted, gain, start):
+    """λ after a trial: less where the model predicted well, more where it did not, ever faster while rejected."""
+    factor = jnp.where(gain > 0.75, 0.2, jnp.where(gain < 0.25, 2.0, 2.0 / 3.0)).astype(gain.dtype)
+    factor = jnp.where(accepted, factor, inner.growth[index])
+    growth = jnp.where(accepted, 4.0, jnp.minimum(2.0 * inner.growth[index], 1e3)).astype(gain.dtype)
+    smallest = 1e-9 if gain.dtype == jnp.float64 else 1e-8
+    damping = jnp.clip(start * inner.damping[index] * factor, smallest, LARGEST_DAMPING) / start
+    return inner._replace(damping=inner.damping.at[index].set(damping), growth=inner.growth.at[index].set(growth))
+
+
+def one_by_one(network: Network) -> tuple[Block, ...]:
+    """Blocks for `build`: each layer alone, from the top down."""
+    return tuple((layer, layer) for layer in reversed(range(network.num_layers)))
+
+
+def together(network: Network) -> tuple[Block, ...]:
+    """Blocks for `build`: the output layer, then all layers as one block."""
+    top = network.num_layers - 1
+    return ((0, 0),) if top == 0 else ((top, top), (0, top))
+
+
+def default_blocks(network: Network) -> tuple[Block, ...]:
+    """Each layer from the top down, then all together; without the lower ones from `MOST_LAYERS_ONE_BY_ONE` on."""
+    if not 1 < network.num_layers < MOST_LAYERS_ONE_BY_ONE:
+        return together(network)
+    return (*one_by_one(network), (0, network.num_layers - 1))
+
+
+def build(
+    network: Network,
+    loss: losses.Loss = losses.squared_error,
+    solver: solvers.Solver | ConjugateGradients | None = None,
+    *,
+    wide: ConjugateGradients = ConjugateGradients(),
+    dense_limit: int = 200,
+    blocks: tuple[Block, ...] | None = None,
+    full_batch: bool = True,
+) -> GaussNewton:
+    """Layerwise Gauss–Newton for a network.
+
+    Args:
+        network: any activations, any depth.
+        loss: any with gradient and curvature.
+        solver: of blocks with at most `dense_limit` parameters. None: their Gram matrix by Cholesky. A
+            `jills.solvers` one works on the rows themselves (squared error only; other losses take
+            the Gram matrix all the same). Conjugate gradients: for every block, whatever its size.
+        wide: of larger blocks, by products: no matrix of `p × p` is formed.
+        dense_limit: the most parameters of a dense block; 0: none is dense.
+        blocks: pairs `(first, last)` of layers, counted from zero, solved in this order in each
+            step; see `one_by_one`, `together` and `default_blocks`, which None stands for.
+        full_batch: False where steps receive different batches. Then all layers are one block, `damping`
+            is fixed, every finite change is taken, and `learning_rate`, `momentum` and `decay_steps` count:
+            acceptance on the batch that the step was made for would tell nothing.
+
+    Raises:
+        ValueError: blocks that are not runs of layers of the network, or a negative `dense_limit`.
+    """
+    blocks = default_blocks(network) if blocks is None else tuple((int(a), int(b)) for a, b in blocks)
+    if not blocks or not all(0 <= first <= last < network.num_layers for first, last in blocks):
+        raise ValueError(
+            f"gauss_newton: blocks are {blocks}, but must be pairs (first, last) with "
+            f"0 <= first <= last <= {network.num_layers - 1}, at least one; see gauss_newton.one_by_one"
+        )
+    if dense_limit < 0:
+        raise ValueError(f"gauss_newton: dense_limit is {dense_limit}, but must be at least 0")
+    if isinstance(solver, ConjugateGradients):
+        solver, wide, dense_limit = None, solver, 0
+    return GaussNewton(
+        network=network,
+        loss=loss,
+        blocks=blocks,
+        solver=solver,
+        wide=wide,
+        dense_limit=int(dense_limit),
+        full_batch=bool(full_batch),
+    )
+
+
+__all__ = ["Detail", "GaussNewton", "Hparams", "Inner", "build", "default_blocks", "one_by_one", "together"]
