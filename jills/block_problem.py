@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jills import activations, kronecker, linearization, solvers
-from jills.conjugate_gradients import ConjugateGradients, Iterate, Vector, dot
+from jills import activations, kronecker, linearization
+from jills.conjugate_gradients import ConjugateGradients, Vector, dot
 from jills.linearization import Block, Pass, times
 from jills.losses import Loss
 from jills.network import Network
@@ -41,20 +41,20 @@ class Scaling(NamedTuple):
 
     @classmethod
     def of(cls, inputs: jax.Array, weights: jax.Array) -> "Scaling":
-        """Mean and standard deviation by weight; a constant column keeps its size."""
-        mean = times(weights, inputs)
+        """Mean and standard deviation by weight, of inputs `(d, n)`; a constant input keeps its size."""
+        mean = times(inputs, weights)
         # By the largest entry first: squares of 1e20 overflow float32.
-        used = jnp.where(weights[:, None] > 0, jnp.abs(inputs - mean[None, :]), jnp.zeros_like(inputs))
-        largest = jnp.max(used, axis=0)
+        used = jnp.where(weights[None, :] > 0, jnp.abs(inputs - mean[:, None]), jnp.zeros_like(inputs))
+        largest = jnp.max(used, axis=1)
         constant = largest <= 8 * jnp.finfo(inputs.dtype).eps * jnp.abs(mean)
         size = jnp.where(constant, jnp.maximum(jnp.abs(mean), float(jnp.finfo(inputs.dtype).tiny)), largest)
-        spread = size * jnp.sqrt(times(weights, jnp.square(used / size[None, :])))
+        spread = size * jnp.sqrt(times(jnp.square(used / size[:, None]), weights))
         return cls(mean, jnp.where(constant, jnp.where(size > 1e-30, size, jnp.ones_like(size)), spread))
 
-    def rows(self, rows: jax.Array) -> jax.Array:
-        """`A'` from `A`."""
-        scaled = (rows[:, :-1] - self.mean[None, :]) / self.scale[None, :]
-        return jnp.concatenate([scaled, rows[:, -1:]], axis=1)
+    def below(self, below: jax.Array) -> jax.Array:
+        """`A'` from `A`, both `(d + 1, n)`."""
+        scaled = (below[:-1] - self.mean[:, None]) / self.scale[:, None]
+        return jnp.concatenate([scaled, below[-1:]])
 
     def to_params(self, change: jax.Array) -> jax.Array:
         """`T Δ'`."""
@@ -79,21 +79,21 @@ class View(NamedTuple):
     scaling: Scaling | None  # None: the block does not have it
 
     @property
-    def rows(self) -> tuple[jax.Array, ...]:
+    def below(self) -> tuple[jax.Array, ...]:
         """`A^l` of the block's layers."""
-        return self.current.rows[self.block[0] : self.block[1] + 1]
+        return self.current.below[self.block[0] : self.block[1] + 1]
 
     def push(self, change: Vector) -> jax.Array:
-        """The change of the prediction, `(n, k)`."""
-        return linearization.push(self.matrices, self.rows, self.current.slopes, self.block, change)
+        """The change of the prediction, `(k, n)`."""
+        return linearization.push(self.matrices, self.below, self.current.slopes, self.block, change)
 
     def carry_down(self, weights: jax.Array) -> Vector:
-        """Weights of the predictions, `(n, k)`, as weights of each layer's total inputs, `(n, n_l)`."""
+        """Weights of the predictions, `(k, n)`, as weights of each layer's total inputs, `(n_l, n)`."""
         return linearization.carry_down(self.matrices, self.current.slopes, self.block, weights)
 
-    def pull(self, weights: jax.Array) -> Vector:
-        """The transpose of `push`, from `(n, k)`."""
-        return [times(rows.T, root) for rows, root in zip(self.rows, self.carry_down(weights), strict=True)]
+    def gather(self, weights: Vector) -> Vector:
+        """From weights of each layer's total inputs to one matrix a layer, `A^lᵀ s^l`."""
+        return [times(below, one.T) for below, one in zip(self.below, weights, strict=True)]
 
     def to_params(self, change: Vector) -> Vector:
         """`Δ = T Δ'`."""
@@ -133,11 +133,11 @@ class BlockProblem:
     dense_limit: int
 
     def objective(self, matrices: Sequence[jax.Array], prediction: jax.Array) -> jax.Array:
-        """`loss + ½ δ ‖θ‖²`, `()`."""
+        """`loss + ½ δ ‖θ‖²`, `()`, for a prediction `(k, n)`."""
         squares = jnp.sum(jnp.stack([jnp.sum(jnp.square(matrix)) for matrix in matrices]))
         # Not where δ = 0: squares of a diverged trial may overflow, and 0 · inf is NaN.
         decay = jnp.where(self.decay > 0, 0.5 * self.decay * squares, jnp.zeros_like(squares))
-        return self.loss(prediction, self.batch.targets, self.batch.weights) + decay
+        return self.loss(prediction.T, self.batch.targets, self.batch.weights) + decay
 
     def is_quadratic(self, block: Block) -> bool:
         """Whether the objective is exactly quadratic in a block: the output layer, identity and squared error."""
@@ -153,34 +153,49 @@ class BlockProblem:
 
     def solve(self, block: Block, matrices: Sequence[jax.Array], current: Pass, damping: jax.Array) -> Trial:
         """The change of a block for damping `λ`, `()`; where it is exactly quadratic, undamped whatever λ is."""
-        scaling = Scaling.of(self.batch.inputs, self.weights) if block[0] == 0 else None
-        rows = current.rows if scaling is None else (scaling.rows(current.rows[0]), *current.rows[1:])
-        view = View(block, tuple(matrices), current._replace(rows=rows), scaling)
-        slope = self._weighed(self.loss.gradient(current.prediction, self.batch.targets))
+        scaling = Scaling.of(current.below[0][:-1], self.weights) if block[0] == 0 else None
+        below = current.below if scaling is None else (scaling.below(current.below[0]), *current.below[1:])
+        view = View(block, tuple(matrices), current._replace(below=below), scaling)
+        slope = self._weigh(self.loss.gradient(current.prediction.T, self.batch.targets).T)
+        if self.network.sizes[-1] == 1:
+            sensitivity = view.carry_down(jnp.ones_like(current.prediction))
+            roots = [
+                one * jnp.sqrt(jnp.maximum(self._curve(current.prediction, jnp.ones_like(slope)), 0.0))
+                for one in sensitivity
+            ]
+            fall = view.gather([one * slope for one in sensitivity])
+        else:
+            roots, fall = None, view.gather(view.carry_down(slope))
         own = matrices[block[0] : block[1] + 1]
         decay = view.transposed([self.decay * matrix for matrix in own])
-        gradient = [g + d for g, d in zip(view.pull(slope), decay, strict=True)]
+        gradient = [g + d for g, d in zip(fall, decay, strict=True)]
         if self.is_dense(block) and not self.is_quadratic(block):
             change, decrease, products = self._direct(view, gradient, damping)
         else:
-            change, decrease, products = self._iterate(view, gradient, damping)
+            change, decrease, products = self._iterate(view, roots, gradient, damping)
         return Trial(view.to_params(change), decrease, view.unscaled(gradient), products)
 
-    def _weighed(self, values):
-        """`ω_n v_n`, and zero in rows of weight zero, whatever they hold."""
-        return jnp.where(self.weights[:, None] > 0, self.weights[:, None] * values, jnp.zeros_like(values))
+    def _weigh(self, values):
+        """`ω_n v_n` for `(k, n)`, and zero in rows of weight zero, whatever they hold."""
+        return jnp.where(self.weights[None, :] > 0, self.weights[None, :] * values, jnp.zeros_like(values))
 
-    def _curve(self, vectors):
-        """`v → ω_n Λ_n v_n` at the prediction of a pass."""
-        return lambda prediction: self._weighed(self.loss.curvature_product(prediction, self.batch.targets, vectors))
+    def _curve(self, prediction, vectors):
+        """`ω_n Λ_n v_n`, all `(k, n)`."""
+        return self._weigh(self.loss.curvature_product(prediction.T, self.batch.targets, vectors.T).T)
 
-    def _iterate(self, view, gradient, damping):
-        roots = self._roots(view) if self.network.sizes[-1] == 1 else None
+    def _curve_all(self, prediction, sensitivity):
+        """`ω_n Λ_n S_n` for `S` `(k, j, n)`."""
+        return jax.vmap(lambda part: self._curve(prediction, part), in_axes=1, out_axes=1)(sensitivity)
+
+    def _iterate(self, view, roots, gradient, damping):
         moments = self._moments(view, roots)
-        sizes = [part.size for part in gradient]
-        mean = sum(moment.trace for moment in moments) / sum(sizes) + self.decay
-        shift = damping * mean
-        tiny = float(jnp.finfo(shift.dtype).tiny) ** 0.5
+        mean = sum(moment.trace for moment in moments) / sum(part.size for part in gradient) + self.decay
+        tiny = float(jnp.finfo(mean.dtype).tiny) ** 0.5
+        wide, shift = self.wide, damping * mean
+
+        if self.is_quadratic(view.block):
+            # Its factors are exact up to rounding, and a few products reach it.
+            wide, shift = ConjugateGradients(12, 1e3 * float(jnp.finfo(mean.dtype).eps)), jnp.zeros_like(shift)
         factors = [kronecker.factors(moment, shift + self.decay + tiny) for moment in moments]
 
         def product(change):
@@ -190,11 +205,6 @@ class BlockProblem:
         def precondition(residual):
             return [factor(part) for factor, part in zip(factors, residual, strict=True)]
 
-        wide = self.wide
-        if self.is_quadratic(view.block):
-            # The factors are then exact up to rounding, and a few products reach it.
-            wide = ConjugateGradients(12, 1e3 * float(jnp.finfo(shift.dtype).eps))
-            shift = jnp.zeros_like(shift)
         found = wide.solve(product, [-part for part in gradient], precondition)
         # Of the undamped model, −gᵀx − ½ xᵀGx, where (G + shift) x = −g − r.
         squares = shift * dot(found.x, found.x)
@@ -204,54 +214,43 @@ class BlockProblem:
     def _gauss_newton(self, view, roots, change):
         """`(G + δ TᵀT) Δ'`."""
         if roots is not None:
-            response = sum(
-                jnp.sum(root * times(rows, part), axis=1, keepdims=True)
-                for rows, root, part in zip(view.rows, roots, change, strict=True)
-            )
-            curved = [times(rows.T, root * response) for rows, root in zip(view.rows, roots, strict=True)]
+            parts = [root * times(part.T, below) for below, root, part in zip(view.below, roots, change, strict=True)]
+            response = sum(jnp.sum(part, axis=0, keepdims=True) for part in parts)
+            curved = view.gather([root * response for root in roots])
         else:
-            curved = view.pull(self._curve(view.push(change))(view.current.prediction))
+            curved = view.gather(view.carry_down(self._curve(view.current.prediction, view.push(change))))
         decay = view.transposed([self.decay * part for part in view.to_params(change)])
         return [c + d for c, d in zip(curved, decay, strict=True)]
 
-    def _roots(self, view):
-        """With one output: `√(ω Λ) S^l`, so that `G` is the sum of the outer squares of `A^l_n ⊗` these."""
-        curved = self._curve(jnp.ones_like(view.current.prediction))(view.current.prediction)
-        return view.carry_down(jnp.sqrt(jnp.maximum(curved, 0.0)))
-
     def _moments(self, view, roots):
         """Γ, Σ and the trace of every layer of the block, from at most `MOST_ROWS` rows × outputs."""
-        n, k = view.current.prediction.shape
+        k, n = view.current.prediction.shape
         few = kronecker.some_rows(n, max(256, kronecker.MOST_ROWS // k))
         many = kronecker.some_rows(n, kronecker.MOST_ROWS)
-        weights = self.weights if few is None else self.weights[few]
+        passing, part = view.current, self
+        if few is not None:
+            batch = Batch(self.batch.inputs[few], self.batch.targets[few])
+            part = replace(self, batch=batch, weights=self.weights[few])
+            passing = jax.tree.map(lambda leaf: leaf[:, few], view.current)
         if roots is not None:
-            sensitivity = [root[:, None, :] if few is None else root[few][:, None, :] for root in roots]
+            sensitivity = [(root if few is None else root[:, few])[None] for root in roots]
             curved = sensitivity
         else:
-            part = self if few is None else replace(self, batch=_take(self.batch, few), weights=weights)
-            passing = view.current if few is None else jax.tree.map(lambda leaf: leaf[few], view.current)
             sensitivity = linearization.sensitivities(view.matrices, passing.slopes, view.block)
-            curved = [part._curve_all(passing.prediction, s) for s in sensitivity]
-        found = []
-        for rows, s, c in zip(view.rows, sensitivity, curved, strict=True):
-            below = rows if many is None else rows[many]
-            total = self.weights if many is None else self.weights[many]
-            found.append(kronecker.moments(below, total, rows if few is None else rows[few], s, c, weights))
-        return found
-
-    def _curve_all(self, prediction, sensitivity):
-        """`ω_n Λ_n S_n` for `S` `(n, k, j)`, column by column."""
-        columns = jnp.moveaxis(sensitivity, 2, 0)
-        curved = jax.vmap(lambda column: self._curve(column)(prediction))(columns)
-        return jnp.moveaxis(curved, 0, 2)
+            curved = [part._curve_all(passing.prediction, one) for one in sensitivity]
+        weights = self.weights if many is None else self.weights[many]
+        below = [(one if many is None else one[:, many], one if few is None else one[:, few]) for one in view.below]
+        return [
+            kronecker.moments(most, weights, least, s, c, part.weights)
+            for (most, least), s, c in zip(below, sensitivity, curved, strict=True)
+        ]
 
     def _direct(self, view, gradient, damping):
         sensitivity = linearization.sensitivities(view.matrices, view.current.slopes, view.block)
-        dense = linearization.jacobian(view.rows, sensitivity)
-        n, k, p = dense.shape
-        curved = self._curve_all(view.current.prediction, dense).reshape(n * k, p)
-        gram = times(dense.reshape(n * k, p).T, curved)
+        dense = linearization.jacobian(view.below, sensitivity)
+        p = dense.shape[1]
+        curved = self._curve_all(view.current.prediction, dense)
+        gram = jnp.sum(times(dense, jnp.swapaxes(curved, 1, 2)), axis=0)
         penalty = jax.vmap(lambda row: _flat(view.transposed(view.to_params(_parts(row, gradient)))))(
             jnp.eye(p, dtype=gram.dtype)
         )
@@ -261,20 +260,19 @@ class BlockProblem:
         floor = p * float(jnp.finfo(gram.dtype).eps)
         shift = jnp.maximum(damping, floor) * jnp.trace(gram) / p
         if self.solver is not None and self.loss.quadratic:
-            x = self._by_rows(view, dense, gradient, damping)
+            x = self._by_rows(self.solver, view, dense, gradient, damping)
         else:
             tiny = float(jnp.finfo(gram.dtype).tiny) ** 0.5
             x = kronecker.solve(gram + (shift + tiny) * jnp.eye(p, dtype=gram.dtype), right)
         decrease = jnp.dot(right, x) - 0.5 * jnp.dot(x, times(gram, x))
         return _parts(x, gradient), decrease, jnp.zeros((), jnp.int32)
 
-    def _by_rows(self, view, dense, gradient, damping):
+    def _by_rows(self, solver, view, dense, gradient, damping):
         """The same by a solver of the engine, for squared error: its rows, and those of the decay below them."""
-        n, k, p = dense.shape
-        solver = solvers.qr if self.solver is None else self.solver
-        root = jnp.sqrt(self.weights * (2.0 / k))[:, None]
-        rows = (root[:, :, None] * dense).reshape(n * k, p)
-        right = (root * (self.batch.targets - view.current.prediction)).reshape(n * k)
+        k, p, n = dense.shape
+        root = jnp.sqrt(self.weights * (2.0 / k))[None, :]
+        rows = jnp.moveaxis(root[:, None] * dense, 1, 2).reshape(k * n, p)
+        right = (root * (self.batch.targets.T - view.current.prediction)).reshape(k * n)
         own = view.matrices[view.block[0] : view.block[1] + 1]
         basis = jax.vmap(lambda row: _flat(view.to_params(_parts(row, gradient))))(jnp.eye(p, dtype=rows.dtype))
         decay = jnp.sqrt(self.decay)
@@ -291,7 +289,3 @@ def _parts(flat, like):
     """A flat vector in the shapes of another."""
     ends = np.cumsum([part.size for part in like])[:-1]
     return [piece.reshape(part.shape) for piece, part in zip(jnp.split(flat, ends), like, strict=True)]
-
-
-def _take(batch, rows):
-    return Batch(batch.inputs[rows], batch.targets[rows])

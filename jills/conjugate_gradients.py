@@ -32,8 +32,8 @@ class ConjugateGradients:
         tolerance: ends once `√(rᵀM⁻¹r)` is below this share of its start, with `M` the preconditioner.
     """
 
-    max_steps: int = 20
-    tolerance: float = 0.1
+    max_steps: int = 10
+    tolerance: float = 0.3
 
     def __post_init__(self):
         if not (self.max_steps >= 1 and 0.0 <= self.tolerance < 1.0):

@@ -105,10 +105,10 @@ class GaussNewton(Algorithm):
         if not self.full_batch:
             return super().advance(hparams, state, batch)
         matrices, current, objective, inner, detail = self._full_batch(hparams, state, batch)
-        hidden = tuple(rows[:, :-1] for rows in current.rows[1:])
-        loss = self.loss(current.prediction, batch.targets, batch.weights)
+        values = (*(below[:-1].T for below in current.below[1:]), current.prediction.T)
+        loss = self.loss(values[-1], batch.targets, batch.weights)
         state = state._replace(params=_split(matrices), inner=inner)
-        return self.keep_best(state, (*hidden, current.prediction), loss), detail._replace(objective=objective)
+        return self.keep_best(state, values, loss), detail._replace(objective=objective)
 
     def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[Params, Inner, Detail]:
         """One step; on minibatches damping is fixed and every finite change is taken."""
@@ -130,7 +130,7 @@ class GaussNewton(Algorithm):
     def _full_batch(self, hparams, state, batch):
         problem = self._problem(hparams, batch)
         matrices = _stack(state.params)
-        current = linearization.forward(self.network, matrices, batch.inputs)
+        current = linearization.forward(self.network, matrices, batch.inputs.T)
         objective = problem.objective(matrices, current.prediction)
         inner, outcomes = state.inner, []
         for index, block in enumerate(self.blocks):
@@ -155,7 +155,7 @@ class GaussNewton(Algorithm):
     def _minibatch(self, hparams, state, batch):
         problem = self._problem(hparams, batch)
         matrices = _stack(state.params)
-        current = linearization.forward(self.network, matrices, batch.inputs)
+        current = linearization.forward(self.network, matrices, batch.inputs.T)
         block = (0, self.network.num_layers - 1)
         trial = problem.solve(block, matrices, current, hparams.damping)
         left = jnp.maximum(0.0, 1.0 - state.step.astype(hparams.damping.dtype) / hparams.decay_steps)

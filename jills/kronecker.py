@@ -49,24 +49,23 @@ def some_rows(n: int, most: int) -> np.ndarray | None:
 
 
 def moments(
-    many: jax.Array, many_weights: jax.Array, rows: jax.Array, roots: jax.Array, curved: jax.Array, weights: jax.Array
+    many: jax.Array, many_weights: jax.Array, below: jax.Array, roots: jax.Array, curved: jax.Array, weights: jax.Array
 ) -> Moments:
-    """Γ, Σ and the trace.
+    """Γ, Σ and the trace. Arrays are features × rows, as in `jills.linearization`.
 
     Args:
-        many: `A` of the rows that Γ is taken from, `(m, a)`.
+        many: `A` of the rows that Γ is taken from, `(a, m)`.
         many_weights: their `ω`, `(m,)`.
-        rows: `A` of those that Σ and the trace are taken from, `(n, a)`.
-        roots: their `S`, `(n, k, j)`.
+        below: `A` of those that Σ and the trace are taken from, `(a, n)`.
+        roots: their `S`, `(k, j, n)`.
         curved: their `ω Λ S`, of the same shape.
         weights: their `ω`, `(n,)`.
     """
-    n, k, width = roots.shape
-    below = times(many.T, many_weights[:, None] * many) / _positive(jnp.sum(many_weights))
+    gamma = times(many_weights[None, :] * many, many.T) / _positive(jnp.sum(many_weights))
     total = _positive(jnp.sum(weights))
-    above = times(roots.reshape(n * k, width).T, curved.reshape(n * k, width)) / total
-    trace = jnp.sum(jnp.sum(rows * rows, axis=1) * jnp.sum(roots * curved, axis=(1, 2))) / total
-    return Moments(below, 0.5 * (above + above.T), trace)
+    sigma = jnp.sum(times(roots, jnp.swapaxes(curved, 1, 2)), axis=0) / total
+    trace = jnp.sum(jnp.sum(below * below, axis=0) * jnp.sum(roots * curved, axis=(0, 1))) / total
+    return Moments(gamma, 0.5 * (sigma + sigma.T), trace)
 
 
 def _positive(number):

@@ -7,8 +7,12 @@ those above it are part of the linear map, those below it do not matter.
     dH^l = A^l Δ^l + (dh^(l-1)) W^l,   dh^l = f_l'(H^l) ⊙ dH^l,   u = dh^L        (`push`)
     s^L = w ⊙ f_L'(H^L),   s^(l-1) = (s^l W^lᵀ) ⊙ f'(H^(l-1))                     (`carry_down`)
 
-`A^lᵀ s^l` is the transpose of `push`. With one output the sensitivities `S^l = ∂ h^L / ∂ H^l`,
-`(n, n_l)`, are worth keeping: then `u = Σ_l rowsum(S^l ⊙ A^l Δ^l)`, about half the arithmetic.
+`A^lᵀ s^l` is the transpose of `push`. With one output the sensitivities `S^l = ∂ h^L / ∂ H^l` are
+worth keeping: then `u = Σ_l rowsum(S^l ⊙ A^l Δ^l)`, about half the arithmetic.
+
+Inside jills' Gauss–Newton every array of a batch is stored features × rows, transposed against the
+rest of jills: the long axis is then the contiguous one, and the products of narrow layers take half
+the time on CPUs (1000 rows, 20 × 20: 25 against 53 µs).
 """
 
 from collections.abc import Sequence
@@ -17,7 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jills.network import HIGHEST, Network, with_bias
+from jills.network import HIGHEST, Network
 
 Block = tuple[int, int]
 """`(first, last)`: a run of layers, both ends included, counted from zero."""
@@ -26,9 +30,9 @@ Block = tuple[int, int]
 class Pass(NamedTuple):
     """A forward pass, with what its linearisation needs."""
 
-    rows: tuple[jax.Array, ...]  # A^l = [h^(l-1), 1], each (n, n_(l-1) + 1)
-    slopes: tuple[jax.Array, ...]  # f_l'(H^l), each (n, n_l)
-    prediction: jax.Array  # h^L, (n, k)
+    below: tuple[jax.Array, ...]  # A^l transposed, [h^(l-1); 1], each (n_(l-1) + 1, n)
+    slopes: tuple[jax.Array, ...]  # f_l'(H^l), each (n_l, n)
+    prediction: jax.Array  # h^L, (k, n)
 
 
 def times(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -36,53 +40,59 @@ def times(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=HIGHEST)
 
 
-def forward(network: Network, matrices: Sequence[jax.Array], below: Pass | jax.Array, first: int = 0) -> Pass:
-    """The forward pass of parameters `θ^l`; that of the layers below `first` is taken from `below`.
+def with_ones(values: jax.Array) -> jax.Array:
+    """`[h; 1]`, `(n_l + 1, n)`."""
+    return jnp.concatenate([values, jnp.ones((1, values.shape[1]), values.dtype)])
+
+
+def forward(network: Network, matrices: Sequence[jax.Array], start: Pass | jax.Array, first: int = 0) -> Pass:
+    """The forward pass of parameters `θ^l`; that of the layers below `first` is taken from `start`.
 
     Args:
         network: of L layers.
         matrices: `θ^l`, L of them.
-        below: an earlier pass, or the inputs `(n, d)`.
+        start: an earlier pass, or the inputs `(d, n)`.
         first: the lowest layer whose parameters have changed.
     """
-    rows, slopes = ([], []) if not isinstance(below, Pass) else (list(below.rows[:first]), list(below.slopes[:first]))
-    current = below.rows[first] if isinstance(below, Pass) else with_bias(below)
+    if isinstance(start, Pass):
+        below, slopes, current = list(start.below[:first]), list(start.slopes[:first]), start.below[first]
+    else:
+        below, slopes, current = [], [], with_ones(start)
     values = current
     for layer in range(first, network.num_layers):
         activation = network.activations[layer]
-        total = times(current, matrices[layer])
+        total = times(matrices[layer].T, current)
         values = activation.forward(total)
-        rows.append(current)
+        below.append(current)
         slopes.append(activation.derivative(total))
         if layer + 1 < network.num_layers:
-            current = with_bias(values)
-    return Pass(tuple(rows), tuple(slopes), values)
+            current = with_ones(values)
+    return Pass(tuple(below), tuple(slopes), values)
 
 
-def push(matrices, rows, slopes, block: Block, changes: Sequence[jax.Array]) -> jax.Array:
-    """The change of the prediction, `(n, k)`, for changes `Δ^l` of the block's parameters.
+def push(matrices, below, slopes, block: Block, changes: Sequence[jax.Array]) -> jax.Array:
+    """The change of the prediction, `(k, n)`, for changes `Δ^l` of the block's parameters.
 
     Args:
         matrices: `θ^l` of all layers.
-        rows: `A^l` of the block's layers.
+        below: `A^l` of the block's layers.
         slopes: `f_l'(H^l)` of all layers.
         block: which layers change.
         changes: `Δ^l` of the block's layers.
     """
     first, last = block
-    change = None
+    change = times(changes[0].T, below[0])
     for layer in range(first, len(matrices)):
-        total = None if change is None else times(change, matrices[layer][:-1])
-        if layer <= last:
-            own = times(rows[layer - first], changes[layer - first])
-            total = own if total is None else total + own
-        change = slopes[layer] * total
-    assert change is not None
+        if layer > first:
+            change = times(matrices[layer][:-1].T, change)
+            if layer <= last:
+                change = change + times(changes[layer - first].T, below[layer - first])
+        change = slopes[layer] * change
     return change
 
 
 def carry_down(matrices, slopes, block: Block, weights: jax.Array) -> list[jax.Array]:
-    """`s^l` of the block's layers, each `(n, n_l)`, from weights of the predictions, `(n, k)`."""
+    """`s^l` of the block's layers, each `(n_l, n)`, from weights of the predictions, `(k, n)`."""
     first, last = block
     found = []
     for layer in reversed(range(first, len(matrices))):
@@ -90,27 +100,19 @@ def carry_down(matrices, slopes, block: Block, weights: jax.Array) -> list[jax.A
         if layer <= last:
             found.append(weights)
         if layer > first:
-            weights = times(weights, matrices[layer][:-1].T)
+            weights = times(matrices[layer][:-1], weights)
     return found[::-1]
 
 
 def sensitivities(matrices, slopes, block: Block) -> list[jax.Array]:
-    """`S^l = ∂ h^L / ∂ H^l` of the block's layers, each `(n, k, n_l)`: k transposed passes."""
-    first, last = block
-    n, k = slopes[-1].shape
-    current = slopes[-1][:, None, :] * jnp.eye(k, dtype=slopes[-1].dtype)[None]
-    found = []
-    for layer in reversed(range(first, len(matrices))):
-        if layer <= last:
-            found.append(current)
-        if layer > first:
-            below = times(current.reshape(n * k, -1), matrices[layer][:-1].T).reshape(n, k, -1)
-            current = below * slopes[layer - 1][:, None, :]
-    return found[::-1]
+    """`S^l = ∂ h^L / ∂ H^l` of the block's layers, each `(k, n_l, n)`: one `carry_down` for each output."""
+    k, n = slopes[-1].shape
+    each = jnp.broadcast_to(jnp.eye(k, dtype=slopes[-1].dtype)[:, :, None], (k, k, n))
+    return jax.vmap(lambda weights: carry_down(matrices, slopes, block, weights))(each)
 
 
-def jacobian(rows: Sequence[jax.Array], sensitivity: Sequence[jax.Array]) -> jax.Array:
-    """`∂ h^L / ∂ Δ` as a dense matrix `(n, k, p)`: the Khatri–Rao rows `A^l_n ⊗ S^l_n`, side by side."""
-    n, k = sensitivity[0].shape[:2]
-    parts = [(a[:, None, :, None] * s[:, :, None, :]).reshape(n, k, -1) for a, s in zip(rows, sensitivity, strict=True)]
-    return jnp.concatenate(parts, axis=2)
+def jacobian(below: Sequence[jax.Array], sensitivity: Sequence[jax.Array]) -> jax.Array:
+    """`∂ h^L / ∂ Δ` as a dense array `(k, p, n)`: the Khatri–Rao products of `A^l` and `S^l`, one above the other."""
+    k, _, n = sensitivity[0].shape
+    parts = [(a[None, :, None] * s[:, None]).reshape(k, -1, n) for a, s in zip(below, sensitivity, strict=True)]
+    return jnp.concatenate(parts, axis=1)
