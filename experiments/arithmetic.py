@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jills.block_problem import MOST_DENSE_ENTRIES
-from jills.kronecker import MOST_ROWS
 
 import jills
+from jills.block_problem import MOST_DENSE_ENTRIES
+from jills.kronecker import MOST_ROWS
 from jills.network import HIGHEST
 
 Sizes = Sequence[int]
@@ -125,7 +125,7 @@ def gauss_newton(
 
     * trial `n Σ_(l≥a) P_l`; gradient: sensitivities `n T`, and `n P`;
     * dense (P ≤ dense_limit, not the output layer alone): `n k T + n k P² + P³ / 6 + 2 P²`;
-    * otherwise `n T` (k = 1) or `n k T` for S; for Γ, Σ and their inverses
+    * otherwise, with k > 1, `n k T` for S, which one output has from its gradient; for Γ, Σ and their inverses
       `Σ_(l=a…b) [m (n_l + 1)² + m n_(l+1)² + 7/6 (n_l + 1)³ + 7/6 n_(l+1)³]`; each iteration `2 n P` (k = 1) or
       `2 n (P + T)`; each, and one more, preconditions by `Σ_(l=a…b) P_l (n_l + 1 + n_(l+1))`.
 
@@ -154,7 +154,7 @@ def gauss_newton(
             parts["sensitivities"] += outputs * down
             parts["dense"] += rows * outputs * size**2 + cholesky(size) + 2 * size**2
             continue
-        parts["sensitivities"] += down if outputs == 1 else outputs * down * few / rows
+        parts["sensitivities"] += 0 if outputs == 1 else outputs * down * few / rows
         for layer in own:
             below, above = sizes[layer] + 1, sizes[layer + 1]
             parts["preconditioner"] += (

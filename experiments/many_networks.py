@@ -35,13 +35,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax import lax
-from jills.conjugate_gradients import ConjugateGradients
-from jills.linearization import times
 
 import jills
 from experiments import arithmetic, records, reports
 from experiments.scaling import Point, compile_steps, make_problem
 from jills import kronecker, linearization
+from jills.conjugate_gradients import ConjugateGradients
+from jills.linearization import times
 
 ITERATIONS = 5
 SHARE_OF_MEMORY = 0.5  # of an accelerator's, for the members that step at once
@@ -175,11 +175,11 @@ def on_paper(name: str, job: Job, info: jills.Info) -> float:
 
 
 class Ready(NamedTuple):
-    """What the pieces start from: a linearised network."""
+    """What the pieces start from: a linearised network, arrays features × rows as in `jills.linearization`."""
 
     matrices: tuple[jax.Array, ...]
     current: linearization.Pass
-    roots: list[jax.Array]  # s^l of every layer, (n, n_l)
+    roots: list[jax.Array]  # S^l of every layer, (n_l, n)
     weights: jax.Array  # (n,)
     factors: list[kronecker.Factors]
 
@@ -187,16 +187,16 @@ class Ready(NamedTuple):
 def make_ready(network: jills.Network, params: jills.Params, batch: jills.Batch) -> Ready:
     """All that a piece may need, so that none computes what belongs to another."""
     matrices = tuple(jnp.concatenate([layer.weight, layer.bias[None]]) for layer in params)
-    current = linearization.forward(network, matrices, batch.inputs)
+    current = linearization.forward(network, matrices, batch.inputs.T)
     weights = jnp.full(batch.inputs.shape[:1], 1 / batch.inputs.shape[0], batch.inputs.dtype)
-    roots = linearization.carry_down(matrices, current.slopes, (0, len(matrices) - 1), batch.targets)
+    roots = linearization.carry_down(matrices, current.slopes, (0, len(matrices) - 1), batch.targets.T)
     ready = Ready(matrices, current, roots, weights, [])
     return ready._replace(factors=preconditioner(network, ready))
 
 
 def forward_passes(network: jills.Network, ready: Ready) -> list:
     """That of the start, and of the trial of every layer: from there up."""
-    first = linearization.forward(network, ready.matrices, ready.current.rows[0][:, :-1])
+    first = linearization.forward(network, ready.matrices, ready.current.below[0][:-1])
     trials = [
         linearization.forward(network, ready.matrices, ready.current, layer)
         for layer in reversed(range(network.num_layers))
@@ -205,40 +205,40 @@ def forward_passes(network: jills.Network, ready: Ready) -> list:
 
 
 def sensitivities(network: jills.Network, ready: Ready) -> list:
-    """Down to every layer, for its gradient and for its S; with one output both are one transposed pass."""
-    weights = (ready.weights[:, None], ready.current.prediction)
+    """`S^l` of every layer, each from the output down."""
     return [
-        linearization.carry_down(ready.matrices, ready.current.slopes, (layer, layer), each)
+        linearization.carry_down(ready.matrices, ready.current.slopes, (layer, layer), ready.weights[None, :])
         for layer in range(network.num_layers)
-        for each in weights
     ]
 
 
 def gradients(network: jills.Network, ready: Ready) -> list:
     """`A^lᵀ s^l` of every layer."""
-    return [times(rows.T, root) for rows, root in zip(ready.current.rows, ready.roots, strict=True)]
+    return [times(below, root.T) for below, root in zip(ready.current.below, ready.roots, strict=True)]
 
 
 def preconditioner(network: jills.Network, ready: Ready) -> list:
     """Γ, Σ and the inverses of every layer."""
     few = kronecker.some_rows(len(ready.weights), kronecker.MOST_ROWS)
     found = []
-    for rows, root in zip(ready.current.rows, ready.roots, strict=True):
-        part = lambda array: array if few is None else array[few]  # noqa: E731 used at once
-        roots = part(root)[:, None, :]
-        moment = kronecker.moments(part(rows), part(ready.weights), part(rows), roots, roots, part(ready.weights))
-        found.append(kronecker.factors(moment, 0.01 * moment.trace / (rows.shape[1] * root.shape[1])))
+    for below, root in zip(ready.current.below, ready.roots, strict=True):
+        part = lambda array: array if few is None else array[..., few]  # noqa: E731 used at once
+        roots = part(root)[None]
+        moment = kronecker.moments(part(below), part(ready.weights), part(below), roots, roots, part(ready.weights))
+        found.append(kronecker.factors(moment, 0.01 * moment.trace / (len(below) * len(root))))
     return found
 
 
 def products(network: jills.Network, ready: Ready) -> list:
     """`ITERATIONS` products of every layer, each preconditioned; the next direction is the last image."""
     images = []
-    for matrix, rows, root, factor in zip(ready.matrices, ready.current.rows, ready.roots, ready.factors, strict=True):
+    for matrix, below, root, factor in zip(
+        ready.matrices, ready.current.below, ready.roots, ready.factors, strict=True
+    ):
         direction = factor(matrix)
         for _ in range(ITERATIONS):
-            response = jnp.sum(root * times(rows, direction), axis=1, keepdims=True)
-            direction = factor(times(rows.T, root * response))
+            response = jnp.sum(root * times(direction.T, below), axis=0, keepdims=True)
+            direction = factor(times(below, (root * response).T))
         images.append(direction)
     return images
 

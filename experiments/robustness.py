@@ -111,10 +111,11 @@ def summarize(members: pd.DataFrame) -> pd.DataFrame:
         if part.empty:
             continue
         row = {"kind": kind, "members": len(part)}
-        row |= {name: float(part[name].mean()) for name in ("not_higher", "reaches_constant")}
+        row |= {name: float(np.mean(part[name].to_numpy())) for name in ("not_higher", "reaches_constant")}
         row["worst_rise"] = float(np.max(_rise(part)))
-        row |= {word: int((part["word"] == word).sum()) for word in WORDS}
-        row |= {f"result {code}": int((part["result"] == code).sum()) for code in sorted(set(members["result"]))}
+        row |= {word: int(np.sum(part["word"].to_numpy() == word)) for word in WORDS}
+        codes = part["result"].to_numpy()
+        row |= {f"result {code}": int(np.sum(codes == code)) for code in sorted(set(members["result"]))}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -137,7 +138,7 @@ def finish(folder: Path, members: pd.DataFrame) -> bool:
     for code, text in jills.results.MESSAGES.items():
         if (members["result"] == code).any():
             print(f"result {code}: {text}")
-    wrong, share = members[~members["not_higher"]], members["reaches_constant"].mean()
+    wrong, share = members[~members["not_higher"]], float(np.mean(members["reaches_constant"].to_numpy()))
     print(f"{len(wrong)} of {len(members)} members end higher than they started, or not finite; ")
     print(f"{share:.2%} reach the loss of the best constant, {SHARE:.0%} are asked for")
     if len(wrong):
@@ -153,10 +154,11 @@ def figure_of(members: pd.DataFrame, path: Path) -> None:
     spread = np.random.default_rng(0)
     for place, kind in enumerate(kinds):
         part = members[members["kind"] == kind]
-        floor = part["constant_loss"] + FLOOR * part["mean_square"]
-        ratio = np.clip(part["final_loss"] / floor, 1e-12, 1e12)
+        floor = (part["constant_loss"] + FLOOR * part["mean_square"]).to_numpy()
+        with np.errstate(divide="ignore", invalid="ignore"):  # targets of zero
+            ratio = np.nan_to_num(np.clip(part["final_loss"].to_numpy() / floor, 1e-12, 1e12), nan=1e12)
         across = place + spread.uniform(-0.3, 0.3, len(part))
-        panels[0, 0].scatter(across, ratio.fillna(1e12), s=3, alpha=0.4, color=reports.COLOURS["gauss_newton"])
+        panels[0, 0].scatter(across, ratio, s=3, alpha=0.4, color=reports.COLOURS["gauss_newton"])
     panels[0, 0].axhline(1, color="black", linewidth=0.8)
     panels[0, 0].set(yscale="log", ylabel="final loss / loss of the best constant")
     panels[0, 0].set_xticks(range(len(kinds)), kinds, rotation=30, ha="right")

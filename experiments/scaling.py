@@ -271,8 +271,8 @@ def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
         if column not in table:
             table[column] = math.nan
     adam = table[table.algorithm == "adam"].set_index(["axis", "value"])["seconds"]
-    places = pd.MultiIndex.from_frame(table[["axis", "value"]])
-    return table.assign(ratio=table["seconds"].to_numpy() / adam.reindex(places).to_numpy())
+    places = zip(table["axis"], table["value"], strict=True)
+    return table.assign(ratio=table["seconds"].to_numpy() / [adam.get(place, math.nan) for place in places])
 
 
 def exponent(sizes, values) -> float:
@@ -292,7 +292,8 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
     """One row for each axis and algorithm: exponents of seconds, of the arithmetic, of bytes and of compilation."""
     columns = ("seconds", "multiply_adds", "peak_bytes", "compile_seconds")
     rows = []
-    for (axis, name), part in table.groupby(["axis", "algorithm"], sort=False):
+    for axis, name in dict.fromkeys(zip(table["axis"], table["algorithm"], strict=True)):
+        part = table[(table["axis"] == axis) & (table["algorithm"] == name)]
         measured = part[part["seconds"].notna()]
         rows.append({"axis": axis, "algorithm": name, "from": part["value"].min(), "to": measured["value"].max()})
         rows[-1] |= {column: exponent(measured["value"], measured[column]) for column in columns}
@@ -329,8 +330,7 @@ def figure_of(table: pd.DataFrame, slopes: pd.DataFrame, path) -> None:
         for column, axis in enumerate(axes_names):
             panel = panels[row, column]
             for name, part in table[table["axis"] == axis].groupby("algorithm", sort=False):
-                known = (slopes["axis"] == axis) & (slopes["algorithm"] == name)
-                slope = slopes[known][quantity].iloc[0]
+                slope = float(slopes.set_index(["axis", "algorithm"]).loc[(axis, name), quantity])
                 text = reports.NAMES[str(name)] + (f", exponent {slope:.2f}" if math.isfinite(slope) else "")
                 panel.plot(part["value"], part[quantity], label=text, **reports.style(str(name)))
             panel.set(xscale="log", yscale="log", xlabel=axis if row == len(quantities) - 1 else "")
