@@ -1,0 +1,192 @@
+"""The arithmetic of a step, counted on paper, and the rate at which this machine multiplies matrices.
+
+Counted are multiply-adds (one multiplication with one addition) of matrix products and factorizations. Left out is
+all that is linear in the number of activations or parameters: activation functions, biases, Adam's moments. For small
+networks these are most of the time, which is why a step can be far from the rate of a large product.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import jills
+from jills.block_problem import MOST_DENSE_ENTRIES
+from jills.kronecker import MOST_ROWS
+from jills.network import HIGHEST
+
+Sizes = Sequence[int]
+
+
+def forward(sizes: Sizes, rows: int, first: int = 0) -> int:
+    """`Σ_l n n_(l-1) n_l` over the layers from Python index `first` up."""
+    return rows * sum(a * b for a, b in zip(sizes[first:-1], sizes[first + 1 :], strict=True))
+
+
+def adam(sizes: Sizes, rows: int) -> int:
+    """`Σ_l 2 n n_(l-1) n_l + Σ_(l≥2) n n_(l-1) n_l`: forward, gradients of the weights, and of what is below."""
+    return 2 * forward(sizes, rows) + forward(sizes, rows, 1)
+
+
+def householder(rows: int, columns: int) -> float:
+    """`p² (m − p / 3)`, R of the QR decomposition of `(m, p)`, m ≥ p (Golub & Van Loan, section 5.2)."""
+    rows, columns = max(rows, columns), min(rows, columns)
+    return columns**2 * (rows - columns / 3)
+
+
+def singular_values(columns: int) -> float:
+    """`10.5 p³`, all factors of a square `(p, p)` (Golub & Van Loan, section 8.6: 21 p³ operations)."""
+    return 10.5 * columns**3
+
+
+def least_squares(rows: int, columns: int, right: int, fallback: bool = False) -> float:
+    """`q² (m − q / 3) + p² (p + k) / 2`, q = p + k: `solvers.qr` on `(m, p)` with k right-hand sides.
+
+    Args:
+        rows: m; with fewer rows than columns the solver adds rows of zeros.
+        columns: p.
+        right: k.
+        fallback: count the singular values too, which `solvers.lstsq` always takes, and `solvers.qr` where the
+            matrix is rank-deficient.
+    """
+    both = householder(max(rows, columns), columns + right) + columns**2 * (columns + right) / 2
+    return both + singular_values(columns) * fallback
+
+
+def ills(sizes: Sizes, rows: int, fallback: bool = False) -> float:
+    """The solves of every layer and of every deviation, and the products around them.
+
+    With `lsq(m, p, k)` of `least_squares`:
+    `Σ_l [n n_(l-1) n_l + lsq(n, n_(l-1) + 1, n_l)] + n n_(L-1) n_L`
+    `+ Σ_(l≥2) [lsq(n n_l, n_(l-1) (n_(l-2) + 1), 1) + n n_(l-1) n_l + n n_(l-1) (2 n_(l-2) + 1)]`.
+    """
+    total = forward(sizes, rows) + rows * sizes[-2] * sizes[-1]
+    for below, above in pairwise(sizes):
+        total += least_squares(rows, below + 1, above, fallback)
+    for deeper, below, above in zip(sizes[:-2], sizes[1:-1], sizes[2:], strict=True):
+        total += least_squares(rows * above, below * (deeper + 1), 1, fallback)
+        total += rows * below * above + rows * below * (2 * deeper + 1)
+    return total
+
+
+def deviation_entries(sizes: Sizes, rows: int) -> int:
+    """`max_(l≥2) n n_l n_(l-1) (n_(l-2) + 1)`, the largest matrix that a step of ILLS forms (squares if wide)."""
+    shapes = [
+        (rows * above, below * (deeper + 1))
+        for deeper, below, above in zip(sizes[:-2], sizes[1:-1], sizes[2:], strict=True)
+    ]
+    return max((max(m, p) * p for m, p in shapes), default=0)
+
+
+class Pieces(NamedTuple):
+    """Multiply-adds of a Gauss–Newton step, by what they are for."""
+
+    forward: float  # the pass at the start, and that of every trial
+    sensitivities: float  # transposed passes: for the gradient, and for `S` where it is kept
+    gradient: float  # `A^lᵀ s^l`
+    preconditioner: float  # Γ, Σ and their inverses
+    products: float  # of conjugate gradients, preconditioned
+    dense: float  # Gram matrices of small blocks, and Cholesky
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return sum(self)
+
+
+def cholesky(columns: int) -> float:
+    """`p³ / 6`, of a `(p, p)` matrix."""
+    return columns**3 / 6
+
+
+def iterative_blocks(sizes: Sizes, rows: int, blocks: Sequence[tuple[int, int]], dense_limit: int = 200) -> list:
+    """The blocks that `jills.gauss_newton` solves by conjugate gradients, see `gauss_newton`."""
+
+    def dense(first, last):
+        size = sum((below + 1) * above for below, above in pairwise(sizes[first : last + 2]))
+        small = size <= dense_limit and rows * sizes[-1] * size <= MOST_DENSE_ENTRIES
+        return small and (first, last) != (len(sizes) - 2, len(sizes) - 2)
+
+    return [block for block in blocks if not dense(*block)]
+
+
+def gauss_newton(
+    sizes: Sizes, rows: int, iterations: float, blocks: Sequence[tuple[int, int]] | None = None, dense_limit: int = 200
+) -> Pieces:
+    """A step of `jills.gauss_newton` with an identity output and squared error, conjugate gradients of every block.
+
+    Layers are counted from zero, `P_l = (n_l + 1) n_(l+1)` parameters in layer l, k outputs, m = min(n, 4096).
+    At the start `n Σ_l P_l`; then for each block of layers a … b, with `T = Σ_(l>a) n_l n_(l+1)`, `P = Σ_(l=a…b) P_l`:
+
+    * trial `n Σ_(l≥a) P_l`; gradient: sensitivities `n T`, and `n P`;
+    * dense (P ≤ dense_limit, not the output layer alone): `n k T + n k P² + P³ / 6 + 2 P²`;
+    * otherwise, with k > 1, `n k T` for S, which one output has from its gradient; for Γ, Σ and their inverses
+      `Σ_(l=a…b) [m (n_l + 1)² + m n_(l+1)² + 7/6 (n_l + 1)³ + 7/6 n_(l+1)³]`; each iteration `2 n P` (k = 1) or
+      `2 n (P + T)`; each, and one more, preconditions by `Σ_(l=a…b) P_l (n_l + 1 + n_(l+1))`.
+
+    With several outputs S and Σ are taken from `m = max(256, ⌊4096 / k⌋)` rows at most, k rows of S each.
+
+    Args:
+        sizes: of the network.
+        rows: n.
+        iterations: of conjugate gradients in each block that is not dense, their mean.
+        blocks: as in `jills.gauss_newton.build`.
+        dense_limit: as there.
+    """
+    if blocks is None:
+        blocks = jills.gauss_newton.default_blocks(jills.Network(tuple(sizes), jills.activations.tanh))
+    outputs, iterative = sizes[-1], iterative_blocks(sizes, rows, blocks, dense_limit)
+    params = [(below + 1) * above for below, above in pairwise(sizes)]
+    some, few = min(rows, MOST_ROWS), min(rows, max(256, MOST_ROWS // outputs))
+    parts = dict.fromkeys(Pieces._fields, 0.0) | {"forward": rows * sum(params)}
+    for first, last in blocks:
+        own, down = range(first, last + 1), forward(sizes, rows, first + 1)
+        size = sum(params[first : last + 1])
+        parts["forward"] += rows * sum(params[first:])
+        parts["sensitivities"] += down
+        parts["gradient"] += rows * size
+        if (first, last) not in iterative:
+            parts["sensitivities"] += outputs * down
+            parts["dense"] += rows * outputs * size**2 + cholesky(size) + 2 * size**2
+            continue
+        parts["sensitivities"] += 0 if outputs == 1 else outputs * down * few / rows
+        for layer in own:
+            below, above = sizes[layer] + 1, sizes[layer + 1]
+            parts["preconditioner"] += (
+                some * below**2 + few * outputs * above**2 + 7 * (cholesky(below) + cholesky(above))
+            )
+            parts["products"] += (iterations + 1) * params[layer] * (below + above)
+        parts["products"] += iterations * 2 * (rows * size + (0 if outputs == 1 else down))
+    return Pieces(**parts)
+
+
+def matmul_rate(dtype: str, size: int = 2048, repeats: int = 5) -> float:
+    """Multiply-adds a second of the fastest of some products of two `(size, size)` matrices, on all cores.
+
+    Precision is what the algorithms ask for: all digits of the dtype, on accelerators too.
+    """
+    left = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    product = jax.jit(partial(jnp.matmul, precision=HIGHEST))
+    jax.block_until_ready(product(left, left))
+    return size**3 / min(clock(lambda: product(left, left)) for _ in range(max(repeats, 1)))
+
+
+def clock(call) -> float:
+    """Seconds of a call, its results computed."""
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began
+
+
+def medians(calls: dict, repeats: int) -> dict:
+    """Median of what each call returns, measured in alternation so that all share what disturbs the machine."""
+    measured = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            measured[name].append(call())
+    return {name: statistics.median(each) for name, each in measured.items()}
