@@ -84,7 +84,7 @@ class GaussNewton(Algorithm):
     blocks: tuple[Block, ...] = ()
     solver: solvers.Solver | None = None
     wide: ConjugateGradients = ConjugateGradients()
-    dense_limit: int = 200
+    dense_limit: int = 100
 
     defaults: Any = Hparams()
     blank_detail: Any = Detail(0.0, 0.0, 0.0, 0, 0)
@@ -251,7 +251,7 @@ def build(
     solver: solvers.Solver | ConjugateGradients | None = None,
     *,
     wide: ConjugateGradients = ConjugateGradients(),
-    dense_limit: int = 200,
+    dense_limit: int = 100,
     blocks: tuple[Block, ...] | None = None,
     full_batch: bool = True,
 ) -> GaussNewton:
