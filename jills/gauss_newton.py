@@ -177,8 +177,9 @@ class GaussNewton(Algorithm):
             squares |= {block[0] + i: jnp.sum(jnp.square(part)) for i, part in enumerate(trial.gradient)}
         norm = jnp.sqrt(jnp.sum(jnp.stack(list(squares.values()))))
         damping = hparams.damping * jnp.max(inner.damping)
-        accepted = jnp.sum(jnp.stack([kept for _, _, kept in outcomes]).astype(jnp.int32))
-        products = jnp.sum(jnp.stack([trial.products for _, trial, _ in outcomes]))
+        # A sum of int32 is int64 where 64 bits are on.
+        accepted = jnp.sum(jnp.stack([kept for _, _, kept in outcomes]), dtype=jnp.int32)
+        products = jnp.sum(jnp.stack([trial.products for _, trial, _ in outcomes]), dtype=jnp.int32)
         return Detail(norm, jnp.zeros_like(norm), damping, accepted, products)
 
     def _problem(self, hparams, batch):
