@@ -19,8 +19,8 @@ neither its arithmetic nor its graph grows with the square of the depth.
 
 Three ways to solve, chosen by size (`build` tells how to choose yourself):
 
-* an output layer with the identity and squared error is exactly quadratic: solved undamped, by
-  conjugate gradients to rounding (with weight decay or not), which is its exact least squares;
+* an output layer with the identity and squared error is exactly quadratic: solved undamped but for
+  `λ = ε`, by conjugate gradients to rounding (with weight decay or not): its least squares;
 * a block of up to `dense_limit` parameters: its Gram matrix, by Cholesky, or a solver of the engine;
 * any other: conjugate gradients on `G` as a product, from zero, with a Kronecker preconditioner.
 
