@@ -206,8 +206,10 @@ class BlockProblem:
         wide, shift = self.wide, damping * mean
 
         if self.is_quadratic(view.block):
-            # Its factors are exact up to rounding, and a few products reach it.
-            wide, shift = ConjugateGradients(12, 1e3 * float(jnp.finfo(mean.dtype).eps)), jnp.zeros_like(shift)
+            # Its factors are exact up to rounding, and a few products reach it. Where units are collinear or dead
+            # the Gram matrix holds only rounding: without a floor parameters of 1e14 come of it.
+            eps = float(jnp.finfo(mean.dtype).eps)
+            wide, shift = ConjugateGradients(12, 1e3 * eps), eps * mean
         factors = [kronecker.factors(moment, shift + self.decay + tiny) for moment in moments]
 
         def product(change):

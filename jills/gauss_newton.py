@@ -19,8 +19,8 @@ neither its arithmetic nor its graph grows with the square of the depth.
 
 Three ways to solve, chosen by size (`build` tells how to choose yourself):
 
-* an output layer with the identity and squared error is exactly quadratic: solved undamped, by
-  conjugate gradients to rounding (with weight decay or not), which is its exact least squares;
+* an output layer with the identity and squared error is exactly quadratic: solved undamped but for
+  `λ = ε`, by conjugate gradients to rounding (with weight decay or not): its least squares;
 * a block of up to `dense_limit` parameters: its Gram matrix, by Cholesky, or a solver of the engine;
 * any other: conjugate gradients on `G` as a product, from zero, with a Kronecker preconditioner.
 
@@ -181,8 +181,9 @@ class GaussNewton(Algorithm):
             squares |= {block[0] + i: jnp.sum(jnp.square(part)) for i, part in enumerate(trial.gradient)}
         norm = jnp.sqrt(jnp.sum(jnp.stack(list(squares.values()))))
         damping = hparams.damping * jnp.max(inner.damping)
-        accepted = jnp.sum(jnp.stack([kept for _, _, kept in outcomes]).astype(jnp.int32))
-        products = jnp.sum(jnp.stack([trial.products for _, trial, _ in outcomes]))
+        # A sum of int32 is int64 where 64 bits are on.
+        accepted = jnp.sum(jnp.stack([kept for _, _, kept in outcomes]), dtype=jnp.int32)
+        products = jnp.sum(jnp.stack([trial.products for _, trial, _ in outcomes]), dtype=jnp.int32)
         return Detail(norm, jnp.zeros_like(norm), damping, accepted, products)
 
     def _problem(self, hparams, batch):

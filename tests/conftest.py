@@ -27,3 +27,11 @@ def forget_compiled_programs():
     """Each compiled program holds memory maps; a thousand tests in one process would run out of them."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def compile_fast():
+    """For tests whose time is compilation, and that look at what programs compute and not at their speed."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

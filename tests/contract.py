@@ -44,6 +44,14 @@ def ridged(rates):
     return jills.ills.Hparams(rates, 1e-6)
 
 
+def damped(rates):
+    return jills.gauss_newton.Hparams(weight_decay=1e-6, damping=rates)
+
+
+def slowed(rates):
+    return jills.gauss_newton.Hparams(learning_rate=rates)
+
+
 CASES = {
     "ills": Case(jills.ills.build(NETWORK), jills.ills.Hparams(0.5, 1e-6), _grids(ridged), 0.02),
     "ills_linearized": Case(
@@ -52,6 +60,13 @@ CASES = {
     "adam": Case(jills.adam.build(NETWORK), jills.adam.Hparams(0.1), _grids(jills.adam.Hparams), 0.1),
     "adam_minibatch": Case(
         jills.adam.build(NETWORK, full_batch=False), jills.adam.Hparams(0.1), _grids(jills.adam.Hparams), 0.1
+    ),
+    "gauss_newton": Case(jills.gauss_newton.build(NETWORK), jills.gauss_newton.Hparams(), _grids(damped), 0.01),
+    "gauss_newton_minibatch": Case(
+        jills.gauss_newton.build(NETWORK, full_batch=False, dense_limit=0),
+        jills.gauss_newton.Hparams(learning_rate=0.5),
+        _grids(slowed),
+        0.05,
     ),
     "lbfgs": Case(jills.adam.build(NETWORK, optimizer=lbfgs, defaults=Rate()), Rate(), _grids(Rate), 0.02),
 }

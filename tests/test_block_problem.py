@@ -1,0 +1,162 @@
+"""One step of a block of layers against autodiff's Jacobian and NumPy's solvers, see `gauss_newton_reference`."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gauss_newton_reference import flat, model
+
+import jills
+from jills import activations, gauss_newton, losses, solvers
+from jills.block_problem import BlockProblem, Scaling
+from jills.linearization import forward
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+BLOCKS = ((1, 1), (0, 0), (0, 1))
+DEEP = ((2, 2), (1, 1), (0, 0), (1, 2), (0, 2))
+CONVERGED = jills.ConjugateGradients(200, 1e-13)
+HUBER = losses.huber(0.3)
+# Sizes, loss, blocks; one and more outputs take other ways.
+PROBLEMS = {
+    "squared-1": ((3, 5, 1), losses.squared_error, BLOCKS),
+    "squared-2": ((3, 5, 3, 2), losses.squared_error, DEEP),
+    "softmax-2": ((3, 5, 2), losses.softmax_cross_entropy, BLOCKS),
+    "sigmoid-2": ((3, 5, 2), losses.sigmoid_cross_entropy, BLOCKS),
+    "huber-1": ((3, 5, 1), HUBER, BLOCKS),
+}
+problems = pytest.mark.parametrize(("sizes", "loss", "blocks"), PROBLEMS.values(), ids=PROBLEMS)
+
+
+def draw(sizes):
+    """A network, 13 rows in uneven units and by uneven weights, two of them zero."""
+    network = jills.Network(sizes, activations.tanh)
+    data, noise, start = jax.random.split(jax.random.key(sum(sizes)), 3)
+    inputs = jax.random.normal(data, (13, 3), "float64") * jnp.array([[1.0, 30.0, 0.2]]) + jnp.array([[0.5, 20.0, 0.0]])
+    targets = jax.nn.softmax(2 * jax.random.normal(noise, (13, 2), "float64"))[:, : sizes[-1]]
+    weights = jnp.linspace(0.2, 2.0, 13, dtype="float64").at[4].set(0).at[9].set(0)
+    params = network.init(start, "float64")
+    params = (params[0]._replace(weight=params[0].weight / jnp.array([[1.0], [30.0], [0.2]])), *params[1:])
+    return network, params, jills.Batch(inputs, targets, weights)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def trials(network, loss, blocks, choices, params, batch, decay, damping):
+    """What each block would do from the same parameters."""
+    solver, wide, limit = choices
+    weights = batch.weights / jnp.sum(batch.weights)
+    block_problem = BlockProblem(network, loss, batch, weights, decay, solver, wide, limit)
+    matrices = tuple(jnp.concatenate([layer.weight, layer.bias[None]]) for layer in params)
+    current = forward(network, matrices, batch.inputs.T)
+    return [block_problem.solve(block, matrices, current, damping) for block in blocks]
+
+
+def is_quadratic(network, loss, block):
+    return loss is losses.squared_error and block == (network.num_layers - 1,) * 2
+
+
+def assert_steps(network, loss, blocks, found, params, batch, numbers, iterative, tolerance=1e-8):
+    decay, damping = numbers
+    for block, trial in zip(blocks, found, strict=True):
+        quadratic = model(network, loss, params, batch, decay, block)
+        exact = is_quadratic(network, loss, block)
+        expected = quadratic.step(0.0 if exact else damping, iterative)
+        change = flat(trial.change)
+        assert np.linalg.norm(change - expected) <= tolerance * np.linalg.norm(expected), block
+        np.testing.assert_allclose(trial.decrease, quadratic.decrease(change), rtol=1e-8)
+        gradient = np.linalg.solve(quadratic.back.T, quadratic.gradient)
+        np.testing.assert_allclose(flat(trial.gradient), gradient, rtol=1e-7, atol=1e-10)
+
+
+@problems
+def test_a_dense_step_is_that_of_the_whole_jacobian(sizes, loss, blocks):
+    network, params, batch = draw(sizes)
+    choices = (None, jills.ConjugateGradients(), 1000)
+    for numbers in ((0.0, 0.1), (1e-3, 1e-2)):
+        found = trials(network, loss, blocks, choices, params, batch, *map(jnp.asarray, numbers))
+        assert_steps(network, loss, blocks, found, params, batch, numbers, iterative=False)
+
+
+@problems
+def test_conjugate_gradients_end_at_the_same_step(sizes, loss, blocks):
+    network, params, batch = draw(sizes)
+    for numbers in ((0.0, 0.1), (1e-3, 1e-2)):
+        found = trials(network, loss, blocks, (None, CONVERGED, 0), params, batch, *map(jnp.asarray, numbers))
+        assert_steps(network, loss, blocks, found, params, batch, numbers, iterative=True)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_truncated_step_knows_its_decrease(steps):
+    """Less than that of the converged step, never negative."""
+    sizes, loss, blocks = PROBLEMS["squared-2"]
+    network, params, batch = draw(sizes)
+    choices = (None, jills.ConjugateGradients(steps, 0.0), 0)
+    found = trials(network, loss, blocks, choices, params, batch, jnp.asarray(1e-3), jnp.asarray(1e-2))
+    for block, trial in zip(blocks, found, strict=True):
+        quadratic = model(network, loss, params, batch, 1e-3, block)
+        np.testing.assert_allclose(trial.decrease, quadratic.decrease(flat(trial.change)), rtol=1e-8)
+        assert 0 < trial.decrease <= quadratic.decrease(quadratic.step(0.0)) * (1 + 1e-8)
+        if not is_quadratic(network, loss, block):
+            assert trial.products == steps
+
+
+@pytest.mark.parametrize("name", ["lstsq", "qr", "cholesky"])
+def test_a_solver_of_the_engine_gives_the_same_step(name):
+    network, params, batch = draw((3, 5, 2))
+    choices = (getattr(solvers, name), jills.ConjugateGradients(), 1000)
+    blocks, numbers = ((0, 0), (0, 1)), (1e-3, 1e-2)
+    found = trials(network, losses.squared_error, blocks, choices, params, batch, *map(jnp.asarray, numbers))
+    assert_steps(network, losses.squared_error, blocks, found, params, batch, numbers, iterative=False)
+
+
+def test_a_step_takes_its_blocks_in_order():
+    """Each from the parameters that the one before left, and only where the objective falls."""
+    network, params, batch = draw((3, 5, 2))
+    algorithm = gauss_newton.build(network)
+    hparams = gauss_newton.Hparams(weight_decay=1e-3, damping=1e-3)
+
+    def objective(params):
+        loss = losses.squared_error(network.predict(params, batch.inputs), batch.targets, batch.weights)
+        return float(loss) + 0.5e-3 * sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(params))
+
+    state = jax.jit(algorithm.init)(params, batch)
+    after, info = jax.jit(algorithm.step)(hparams, state, batch)
+    accepted, value = 0, objective(params)
+    for first, last in algorithm.blocks:
+        quadratic = model(network, losses.squared_error, params, batch, 1e-3, (first, last))
+        step = quadratic.step(0.0 if first == last == 1 else 1e-3)
+        moved, place = list(params), 0
+        for index in range(first, last + 1):
+            rows, columns = params[index].weight.shape
+            matrix = jnp.asarray(step[place : place + (rows + 1) * columns].reshape(rows + 1, columns))
+            moved[index] = jills.Layer(params[index].weight + matrix[:-1], params[index].bias + matrix[-1])
+            place += matrix.size
+        if objective(tuple(moved)) < value:
+            params, value, accepted = tuple(moved), objective(tuple(moved)), accepted + 1
+    assert info.detail.accepted == accepted
+    assert accepted > 0
+    np.testing.assert_allclose(info.detail.objective, value, rtol=1e-8)
+    np.testing.assert_allclose(flat(after.params), flat(params), rtol=1e-6, atol=1e-8)
+
+
+def test_scaling_is_a_change_of_coordinates(dtype):
+    rng = np.random.default_rng(5)
+    inputs = np.vstack([rng.standard_normal((2, 13)) * [[1e3], [1e-3]] + 5, np.full((1, 13), 7.0), np.zeros((1, 13))])
+    weights = rng.dirichlet(np.ones(13))
+    inputs, weights = jnp.asarray(inputs, dtype), jnp.asarray(weights, dtype)
+    scaling = Scaling.of(inputs, weights)
+    below = jnp.concatenate([inputs, jnp.ones((1, 13), dtype)])
+    scaled = scaling.below(below)
+    tight = 1e-4 if dtype == "float32" else 1e-9
+    np.testing.assert_allclose(scaled[:2] @ weights, 0, atol=10 * tight)
+    np.testing.assert_allclose(np.square(scaled[:2]) @ weights, 1, rtol=100 * tight)
+    np.testing.assert_allclose(scaled[2:4], 0, atol=1e-5)
+    assert (scaling.scale > 0).all()
+    change, vector = (jnp.asarray(rng.standard_normal((5, 3)), dtype) for _ in range(2))
+    back = scaling.to_params(change)
+    np.testing.assert_allclose(back.T @ below, change.T @ scaled, rtol=tight, atol=100 * tight)
+    np.testing.assert_allclose(jnp.vdot(back, vector), jnp.vdot(change, scaling.transposed(vector)), rtol=10 * tight)
+    recovered = scaling.gradient(scaling.transposed(vector))
+    np.testing.assert_allclose(recovered, vector, rtol=tight, atol=tight * float(jnp.max(jnp.abs(inputs))))

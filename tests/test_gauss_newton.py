@@ -1,0 +1,405 @@
+"""Layerwise Gauss–Newton: whole trainings. Its parts stand in `test_block_problem.py`."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contract import CASES, NETWORK, init, problem, step
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
+
+import jills
+from jills import activations, gauss_newton, losses, results
+
+FULL = CASES["gauss_newton"].algorithm
+STEPS = 60
+
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+
+def train(params, batch, stop=jills.Stop(), hparams=gauss_newton.Hparams()):
+    """One compiled program for every test that trains `NETWORK` on 11 weighted rows."""
+    if batch.weights is None:
+        batch = batch._replace(weights=jnp.ones(len(batch.inputs), batch.inputs.dtype))
+    return jills.run(FULL, hparams, params, batch, STEPS, stop=stop)
+
+
+def noisy(key, dtype="float64", n=11):
+    """Targets that no network of this size meets."""
+    params, batch = problem(key, dtype, n)
+    return params, batch._replace(targets=jax.random.normal(key, (n, 2), dtype))
+
+
+# Losses and activations
+
+
+KINDS = {
+    "relu": (activations.relu, 2, losses.softmax_cross_entropy),
+    "gelu": (activations.gelu, 1, losses.squared_error),
+    "silu": (activations.silu, 1, losses.sigmoid_cross_entropy),
+    "tanh": (activations.tanh, 2, losses.huber(0.3)),
+}
+
+
+@pytest.mark.parametrize(("activation", "k", "loss"), KINDS.values(), ids=KINDS)
+def test_the_objective_never_rises(activation, k, loss, key):
+    network = jills.Network((3, 5, 3, k), activation)
+    algorithm = gauss_newton.build(network, loss)
+    hparams = gauss_newton.Hparams(weight_decay=1e-3)
+    for seed in jax.random.split(key, 3):
+        params = network.init(seed, "float64")
+        inputs = jax.random.normal(seed, (11, 3), "float64")
+        targets = jax.nn.softmax(3 * jax.random.normal(seed, (11, 2), "float64"))[:, :k]
+        state, info = jills.run(algorithm, hparams, params, jills.Batch(inputs, targets), 50)
+        squares = sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(params))
+        taken = info.detail.objective[~np.isnan(info.detail.objective)]  # NaN once it has stopped
+        objective = np.append(info.loss[0] + 0.5e-3 * squares, taken)
+        assert np.all(np.diff(objective) <= 1e-14 * objective[0])
+        assert objective[-1] < 0.9 * objective[0]
+        squares = sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(state.params))
+        np.testing.assert_allclose(state.loss + 0.5e-3 * squares, objective[-1], rtol=1e-12)
+        assert info.finite.all()
+
+
+def test_an_output_layer_is_solved_exactly(key, dtype):
+    """With squared error and identity the first solve is the least squares of NumPy."""
+    network = jills.Network((3, 5, 2), activations.tanh)
+    algorithm = gauss_newton.build(network, blocks=((1, 1),))
+    params, batch = noisy(key, dtype)
+    state, _ = step(algorithm, gauss_newton.Hparams(), init(algorithm, params, batch), batch)
+    hidden = np.asarray(network.forward(params, batch.inputs)[0], np.float64)
+    rows = np.hstack([hidden, np.ones((11, 1))])
+    expected = np.linalg.lstsq(rows, np.asarray(batch.targets, np.float64))[0]
+    np.testing.assert_allclose(state.activations[1], rows @ expected, rtol=0, atol=1e-4 if dtype == "float32" else 1e-9)
+    tolerance = 1e-3 if dtype == "float32" else 1e-9  # the condition of the rows is about 100
+    np.testing.assert_allclose(np.vstack(state.params[1]), expected, rtol=0, atol=tolerance * np.linalg.norm(expected))
+
+
+def test_a_network_of_one_layer_is_linear_regression(key, dtype):
+    network = jills.Network((3, 2))
+    algorithm = gauss_newton.build(network)
+    _, batch = noisy(key, dtype)
+    batch = batch._replace(inputs=batch.inputs * 1e3 + 500)
+    params = network.init(key, dtype)
+    state, info = step(algorithm, gauss_newton.Hparams(), init(algorithm, params, batch), batch)
+    rows = np.hstack([np.asarray(batch.inputs, np.float64), np.ones((11, 1))])
+    targets = np.asarray(batch.targets, np.float64)
+    expected = np.linalg.lstsq(rows, targets)[0]
+    tolerance = 1e-4 if dtype == "float32" else 1e-9
+    np.testing.assert_allclose(rows @ np.vstack(state.params[0]), rows @ expected, rtol=0, atol=10 * tolerance)
+    np.testing.assert_allclose(np.vstack(state.params[0])[:-1], expected[:-1], rtol=0, atol=tolerance)
+    assert info.detail.accepted == 1
+
+
+# Ends
+
+
+def test_it_ends_at_the_target_loss_and_stays(key, dtype):
+    params, batch = problem(key, dtype)
+    whole, info = train(params, batch)
+    target = info.loss[5] * 1.001
+    state, info = train(params, batch, jills.Stop(target_loss=target))
+    assert state.result == results.TARGET_REACHED
+    assert state.step <= 5
+    assert state.loss <= target
+    assert whole.loss < state.loss
+    np.testing.assert_array_equal(info.loss[int(state.step) :], state.loss)
+    assert np.isnan(info.detail.damping[int(state.step) :]).all()
+    for one, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.best_params), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_it_ends_where_the_gradient_is_flat(key):
+    params, batch = noisy(key)
+    state, info = train(params, batch, jills.Stop(gradient_norm=1e-3))
+    assert state.result == results.FLAT
+    last = int(state.step) - 1
+    assert info.detail.gradient_norm[last] <= 1e-3
+    assert np.all(info.detail.gradient_norm[:last] > 1e-3)
+    assert jills.diagnose(state, info).word == "converged"
+
+
+def test_a_rejected_step_has_not_settled(key):
+    params, batch = noisy(key)
+    _, plain = train(params, batch)
+    state, info = train(params, batch, jills.Stop(update_norm=1e-2))
+    assert state.result == results.SETTLED
+    last = int(state.step) - 1
+    assert info.detail.accepted[last] > 0
+    assert info.update_norm[last] <= 1e-2
+    taken = (plain.update_norm <= 1e-2) & (plain.detail.accepted > 0)
+    assert last == np.argmax(taken)
+    assert jills.diagnose(state, info).word == "converged"
+    code, full = jnp.asarray(results.SETTLED), jax.tree.map(lambda leaf: leaf[last], info)
+    rejected = full._replace(detail=full.detail._replace(accepted=jnp.asarray(0), damping=jnp.asarray(1.0)))
+    assert FULL.ended(full, code) == results.SETTLED
+    assert FULL.ended(rejected, code) == results.RUNNING
+
+
+def test_it_ends_at_a_minimum(key):
+    """In float32, where rounding soon hides every further decrease."""
+    params, batch = noisy(key, "float32")
+    state, info = train(params, batch, hparams=gauss_newton.Hparams(weight_decay=3e-2))
+    assert state.result == results.AT_MINIMUM
+    assert state.step < STEPS
+    last = int(state.step) - 1
+    assert info.detail.accepted[last] == 0
+    assert info.detail.damping[last] >= gauss_newton.LARGEST_DAMPING
+    told = jills.diagnose(state, info)
+    assert told.word == "converged"
+    assert "minimum" in str(told.why)
+
+
+def test_bad_data_are_no_steps(key):
+    """A start that is not finite ends at once."""
+    params, batch = problem(key)
+    params = (params[0]._replace(bias=params[0].bias.at[0].set(jnp.nan)), params[1])
+    state, info = train(params, batch)
+    assert state.result == results.NON_FINITE
+    assert state.step == 0
+    assert not info.finite.any()
+    assert jills.diagnose(state, info).word == "diverged"
+
+
+def test_a_sweep_ends_early(key):
+    def easy(key):
+        return noisy(key, "float32")
+
+    seen = []
+    result = jills.sweep(
+        FULL,
+        gauss_newton.Hparams(weight_decay=jnp.array([0.03, 0.1])),
+        easy,
+        jax.random.split(key, 2),
+        1000,
+        100,
+        on_chunk=lambda *arrived: seen.append(arrived),
+    )
+    assert seen[-1][0] < 1000
+    assert seen[-1][2].all()
+    assert np.isin(result.state.result, [results.AT_MINIMUM, results.SETTLED, results.FLAT]).all()
+    assert (jills.diagnose(result.state, result.info).word == "converged").all()
+
+
+# Depth and width
+
+
+def deep(layers, activation=activations.tanh):
+    return jills.Network((3, *[7] * layers, 2), activation)
+
+
+@pytest.mark.parametrize("activation", [activations.tanh, activations.relu], ids=["tanh", "relu"])
+def test_twenty_hidden_layers_train(activation, key):
+    network = deep(20, activation)
+    algorithm = gauss_newton.build(network)
+    assert algorithm.blocks == ((20, 20), (0, 20))
+    inputs = jax.random.normal(key, (53, 3), "float32")
+    targets = jnp.stack([jnp.sin(2 * inputs[:, 0]) + inputs[:, 1], inputs[:, 1] * inputs[:, 2]], axis=1)
+    params = network.init(key, "float32", scale=1.4)
+    state, info = jills.run(algorithm, gauss_newton.Hparams(), params, jills.Batch(inputs, targets), 100)
+    constant = jnp.mean(jnp.square(targets - jnp.mean(targets, axis=0, keepdims=True)))
+    assert state.loss < 0.3 * constant
+    assert info.finite.all()
+
+
+def equations(jaxpr):
+    """All equations of a program, those of its inner programs included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def traced_step(network, n=11, **choices):
+    algorithm = gauss_newton.build(network, **choices)
+    params = jax.eval_shape(lambda: network.init(jax.random.key(0), "float32"))
+    rows = [jax.ShapeDtypeStruct((n, size), "float32") for size in (network.sizes[0], network.sizes[-1])]
+    state = jax.eval_shape(algorithm.unchecked_init, params, jills.Batch(*rows))
+    return jax.make_jaxpr(algorithm.step)(gauss_newton.Hparams(), state, jills.Batch(*rows)).jaxpr
+
+
+def test_the_program_grows_no_faster_than_the_depth():
+    counts = [len(list(equations(traced_step(deep(layers))))) for layers in (10, 20)]
+    assert counts[1] < 2.3 * counts[0]
+
+
+def test_a_wide_layer_has_no_square_matrix():
+    """No array of p × p, of 1554 parameters, in a step of a layer of 41 × 37; a dense one has it."""
+    network, p = jills.Network((3, 41, 37, 2), activations.tanh), 42 * 37
+    largest = [
+        max(
+            var.aval.size
+            for eqn in equations(traced_step(network, blocks=((1, 1),), dense_limit=limit))
+            for var in eqn.outvars
+        )
+        for limit in (200, 2000)
+    ]
+    assert largest[0] < p * p <= largest[1]
+
+
+# Rows in any units
+
+
+def test_the_units_of_the_inputs_do_not_matter(key):
+    """Inputs times 1000 plus 500, and a start that predicts the same: the same losses."""
+    params, batch = noisy(key)
+    _, expected = train(params, batch)
+    first = params[0]
+    weight = first.weight / 1e3
+    moved = (jills.Layer(weight, first.bias - 500 * weight.sum(axis=0)), params[1])
+    _, info = train(moved, batch._replace(inputs=batch.inputs * 1e3 + 500))
+    np.testing.assert_allclose(info.loss[:15], expected.loss[:15], rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1e6])
+def test_a_constant_input_is_harmless(value, key, dtype):
+    params, batch = noisy(key, dtype)
+    batch = batch._replace(inputs=batch.inputs.at[:, 1].set(value))
+    # The start must not be saturated by the column itself.
+    params = (params[0]._replace(weight=params[0].weight.at[1].multiply(1 / max(1.0, abs(value)))), params[1])
+    state, info = train(params, batch)
+    assert info.finite.all()
+    zero = batch._replace(inputs=batch.inputs.at[:, 1].set(0.0))
+    reference, _ = train(params, zero)
+    assert state.loss < 1.5 * reference.loss + 1e-6
+
+
+def hard_problem(seed, units, twins, constant_targets, one_row, saturated):
+    """11 rows in float32 in bad units."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.standard_normal((11, 3)) * 10.0 ** np.asarray(units[:3])
+    targets = rng.standard_normal((11, 2)) * 10.0 ** np.asarray(units[3:])
+    if twins:
+        inputs[:, 2] = inputs[:, 1]
+    if constant_targets:
+        targets[:] = targets[:1]
+    weights = np.ones(11)
+    if one_row:
+        weights[1:] = 0
+    params = NETWORK.init(jax.random.key(seed), "float32", scale=30.0 if saturated else 1.0)
+    return params, jills.Batch(*(jnp.asarray(array, "float32") for array in (inputs, targets, weights)))
+
+
+def constant_loss(batch):
+    targets, weights = np.asarray(batch.targets, np.float64), np.asarray(batch.weights, np.float64)
+    mean = np.average(targets, axis=0, weights=weights)
+    return np.average(np.mean((targets - mean) ** 2, axis=1), weights=weights)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**16),
+    units=st.lists(st.integers(-6, 6), min_size=5, max_size=5),
+    flags=st.tuples(*[st.booleans()] * 4),
+)
+def test_no_problem_makes_it_worse(seed, units, flags):
+    params, batch = hard_problem(seed, units, *flags)
+    state, info = train(params, batch)
+    assert np.isfinite(state.loss)
+    assert state.loss <= info.loss[0] * (1 + 1e-5)
+    assert info.finite.all()
+
+
+def test_most_hard_problems_are_solved_better_than_by_a_constant():
+    rng = np.random.default_rng(3)
+    reached = []
+    for seed, flags in enumerate(itertools.product([False, True], repeat=4)):
+        for turn in range(3):
+            params, batch = hard_problem(100 * turn + seed, rng.integers(-6, 7, 5), *flags)
+            scale = np.mean(np.square(batch.targets))
+            loss = float(train(params, batch)[0].loss)
+            reached.append(loss <= constant_loss(batch) * (1 + 1e-4) + 1e-10 * float(scale))
+    assert np.mean(reached) >= 0.95
+
+
+# Minibatches
+
+
+SMALL = gauss_newton.build(NETWORK, full_batch=False)
+
+
+def minibatches(key, steps, hparams, poison=-1):
+    params, batch = problem(key, n=55)
+    state = init(SMALL, params, jax.tree.map(lambda leaf: leaf[:11], batch))
+    states = [state]
+    for index in range(steps):
+        rows = np.random.default_rng(index).permutation(55)[:11]
+        part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], batch)
+        if index == poison:
+            part = part._replace(targets=part.targets.at[0, 0].set(jnp.nan))
+        state, _ = step(SMALL, hparams, state, part)
+        states.append(state)
+    loss = [losses.squared_error(NETWORK.predict(s.params, batch.inputs), batch.targets) for s in (states[0], state)]
+    return states, loss
+
+
+def change(one, other):
+    pairs = zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True)
+    return np.concatenate([np.ravel(a - b) for a, b in pairs])
+
+
+def test_changing_batches_lower_the_loss_of_all_rows(key):
+    _, loss = minibatches(key, 60, gauss_newton.Hparams(learning_rate=0.3, momentum=0.5, decay_steps=60.0))
+    assert loss[1] < 0.05 * loss[0]
+
+
+def test_momentum_adds_a_share_of_the_last_change(key):
+    plain, _ = minibatches(key, 2, gauss_newton.Hparams(learning_rate=0.2))
+    heavy, _ = minibatches(key, 2, gauss_newton.Hparams(learning_rate=0.2, momentum=0.7))
+    first = change(plain[1], plain[0])
+    np.testing.assert_allclose(change(heavy[1], heavy[0]), first, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(change(heavy[2], plain[2]), 0.7 * first, rtol=1e-7, atol=1e-12)
+
+
+def test_the_rate_falls_to_zero(key):
+    constant, _ = minibatches(key, 1, gauss_newton.Hparams(learning_rate=0.2))
+    states, _ = minibatches(key, 6, gauss_newton.Hparams(learning_rate=0.2, decay_steps=4.0))
+    np.testing.assert_allclose(change(states[1], states[0]), change(constant[1], constant[0]), rtol=1e-9)
+    assert np.linalg.norm(change(states[4], states[3])) > 0
+    np.testing.assert_array_equal(change(states[6], states[4]), 0)
+
+
+def test_a_bad_batch_is_not_taken(key):
+    """It moves nothing, the velocity is forgotten, and the next one trains on."""
+    states, loss = minibatches(key, 6, gauss_newton.Hparams(learning_rate=0.2, momentum=0.5), poison=2)
+    np.testing.assert_array_equal(change(states[3], states[2]), 0)
+    assert np.linalg.norm(change(states[4], states[3])) > 0
+    assert np.isfinite(loss[1])
+    assert loss[1] < loss[0]
+
+
+# Build
+
+
+@pytest.mark.parametrize("blocks", [(), ((1, 0),), ((0, 2),), ((-1, 0),)])
+def test_bad_blocks_are_refused(blocks):
+    with pytest.raises(ValueError, match=r"0 <= first <= last <= 1"):
+        gauss_newton.build(NETWORK, blocks=blocks)
+
+
+def test_a_negative_limit_is_refused():
+    with pytest.raises(ValueError, match="dense_limit is -1"):
+        gauss_newton.build(NETWORK, dense_limit=-1)
+
+
+def test_conjugate_gradients_are_a_solver():
+    method = jills.ConjugateGradients(7, 0.1)
+    assert gauss_newton.build(NETWORK, solver=method) == gauss_newton.build(NETWORK, wide=method, dense_limit=0)
+
+
+def test_blocks():
+    assert gauss_newton.default_blocks(jills.Network((3, 2))) == ((0, 0),)
+    assert gauss_newton.default_blocks(NETWORK) == ((1, 1), (0, 0), (0, 1))
+    assert gauss_newton.default_blocks(deep(3)) == ((3, 3), (2, 2), (1, 1), (0, 0), (0, 3))
+    assert gauss_newton.default_blocks(deep(4)) == gauss_newton.together(deep(4)) == ((4, 4), (0, 4))
+    assert gauss_newton.one_by_one(deep(2)) == ((2, 2), (1, 1), (0, 0))
+
+
+@pytest.mark.parametrize("numbers", [{"damping": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"learning_rate": 0}])
+def test_bad_numbers_are_refused(numbers, key):
+    with pytest.raises(ValueError, match=next(iter(numbers))):
+        jills.run(FULL, gauss_newton.Hparams(**numbers), *problem(key), 2)

@@ -1,0 +1,84 @@
+"""The Kronecker preconditioner against explicit inverses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jills import kronecker
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+
+def draw(dtype, seed=0):
+    """`A (4, 11)`, `S (2, 3, 11)`, `ω Λ S` with `Λ = 1.5 I`, and `ω`."""
+    rng = np.random.default_rng(seed)
+    below, weights = rng.standard_normal((4, 11)), rng.dirichlet(np.ones(11))
+    roots = rng.standard_normal((2, 3, 11))
+    return [jnp.asarray(array, dtype) for array in (below, roots, 1.5 * weights * roots, weights)]
+
+
+@jax.jit
+def apply(below, roots, curved, weights, damping, vector):
+    moments = kronecker.moments(below, weights, below, roots, curved, weights)
+    return moments, kronecker.factors(moments, damping)(vector)
+
+
+def gauss_newton_matrix(below, roots, curved):
+    """`Σ_n Σ_k (A_n ⊗ S_nk) (A_n ⊗ ω Λ S_nk)ᵀ`, (12, 12)."""
+    rows = np.einsum("an,kjn->knaj", below, roots).reshape(22, 12)
+    return rows.T @ np.einsum("an,kjn->knaj", below, curved).reshape(22, 12)
+
+
+def test_it_is_the_inverse_of_the_damped_product(dtype):
+    below, roots, curved, weights = draw(dtype)
+    vector = jnp.asarray(np.random.default_rng(1).standard_normal((4, 3)), dtype)
+    moments, found = apply(below, roots, curved, weights, jnp.asarray(0.3, dtype), vector)
+    gamma = np.einsum("n,an,bn->ab", weights, below, below).astype(np.float64)
+    sigma = np.einsum("kin,kjn->ij", roots, curved).astype(np.float64)
+    pi = np.sqrt((np.trace(gamma) / 4) / (np.trace(sigma) / 3))
+    whole = np.kron(gamma + pi * np.sqrt(0.3) * np.eye(4), sigma + np.sqrt(0.3) / pi * np.eye(3))
+    expected = np.linalg.solve(whole, np.ravel(vector)).reshape(4, 3)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 if dtype == "float32" else 1e-13)
+    trace = np.trace(gauss_newton_matrix(*(np.asarray(a, np.float64) for a in (below, roots, curved))))
+    np.testing.assert_allclose(moments.trace, trace, rtol=1e-5)
+
+
+def test_it_is_exact_where_the_sensitivity_is_constant():
+    """As in a linear output layer: without damping, the inverse of the Gauss–Newton matrix itself."""
+    rng = np.random.default_rng(2)
+    below, _, _, weights = draw("float64")
+    roots = np.broadcast_to(rng.standard_normal((3, 3, 1)), (3, 3, 11))
+    curved = jnp.asarray(1.5 * np.asarray(weights) * roots)
+    vector = jnp.asarray(rng.standard_normal((4, 3)))
+    _, found = apply(below, jnp.asarray(roots), curved, weights, jnp.asarray(0.0), vector)
+    rows = np.einsum("an,kjn->knaj", below, roots).reshape(33, 12)
+    matrix = rows.T @ np.einsum("an,kjn->knaj", below, curved).reshape(33, 12)
+    np.testing.assert_allclose(found, np.linalg.solve(matrix, np.ravel(vector)).reshape(4, 3), rtol=1e-9)
+
+
+def test_a_layer_that_nothing_reaches_has_a_finite_inverse(dtype):
+    below, roots, _, weights = draw(dtype)
+    zero = jnp.zeros_like(roots)
+    _, found = apply(below, zero, zero, weights, jnp.asarray(1e-3, dtype), jnp.ones((4, 3), dtype))
+    assert np.isfinite(found).all()
+
+
+def test_nan_stays_with_its_member():
+    matrices = jnp.stack([jnp.eye(3), jnp.full((3, 3), jnp.nan), 2 * jnp.eye(3)])
+    solved = jax.jit(jax.vmap(kronecker.solve))(matrices, jnp.ones((3, 3)))
+    inverted = jax.jit(jax.vmap(kronecker.inverse))(matrices, jnp.zeros(3))
+    np.testing.assert_allclose(solved[::2], [[1, 1, 1], [0.5, 0.5, 0.5]])
+    np.testing.assert_allclose(inverted[2], 0.5 * np.eye(3))
+    assert np.isnan(solved[1]).all()
+    assert np.isnan(inverted[1]).all()
+
+
+def test_the_rows_that_represent_a_batch():
+    assert kronecker.some_rows(11, 11) is None
+    rows = kronecker.some_rows(1000, 300)
+    assert rows is not None
+    assert len(set(rows)) == 300
+    assert rows.min() >= 0
+    assert rows.max() < 1000
+    assert np.unique(rows % 7).size == 7
