@@ -161,7 +161,7 @@ def printable(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown)
 
 
-NUMBERS = ("learning_rate", "ridge", "b1", "b2", "eps")
+NUMBERS = ("learning_rate", "ridge", "weight_decay", "damping", "b1", "b2", "eps")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -127,11 +127,22 @@ class AdamNumbers(Table):
     eps: Axis = 1e-8
 
 
+class GaussNewtonNumbers(Table):
+    """The numbers of layerwise Gauss–Newton on a full batch."""
+
+    weight_decay: Axis = 0.0
+    damping: Axis = 1e-2
+
+
 class HparamsTable(Table):
     """The algorithms to run: those whose table is there."""
 
     ills: IllsNumbers | None = None
+    gauss_newton: GaussNewtonNumbers | None = None
     adam: AdamNumbers | None = None
+
+
+NUMBERS = {"ills": IllsNumbers, "gauss_newton": GaussNewtonNumbers, "adam": AdamNumbers}
 
 
 class ProblemConfig(Table):
@@ -236,8 +247,10 @@ def _allowed_keys(steps: Sequence[str], kind: type[ProblemConfig]) -> list[str]:
             table = DATA[step]
         elif step in ("hparams", "network"):
             table = {"hparams": HparamsTable, "network": NetworkTable}[step]
-        elif step in ("ills", "adam"):
-            table = IllsTable if table is kind else {"ills": IllsNumbers, "adam": AdamNumbers}[step]
+        elif step == "ills" and table is kind:
+            table = IllsTable
+        elif step in NUMBERS:
+            table = NUMBERS[step]
     return list(table.model_fields)
 
 
@@ -286,13 +299,13 @@ def build_algorithm(config: Config, name: str, network: jills.Network) -> jills.
         table = config.ills
         solver, target = getattr(solvers, table.solver), _target(table)
         return jills.ills.build(network, loss, solver, target=target, margin=table.margin, linearized=table.linearized)
-    return jills.adam.build(network, loss)
+    return getattr(jills, name).build(network, loss)
 
 
 def build_hparams(config: Config, name: str) -> Any:
     """The `Hparams` of an algorithm, each leaf `(H,)`: all combinations of its lists."""
-    kind = {"ills": jills.ills.Hparams, "adam": jills.adam.Hparams}[name]
-    numbers = getattr(config.hparams, name)
-    axes = [value if isinstance(value, list) else [value] for value in (getattr(numbers, f) for f in kind._fields)]
+    default = getattr(jills, name).Hparams()
+    numbers = getattr(config.hparams, name).model_dump()
+    axes = [value if isinstance(value, list) else [value] for value in (default._asdict() | numbers).values()]
     columns = zip(*product(*axes), strict=True)
-    return kind(*(np.asarray(column, config.dtype) for column in columns))
+    return type(default)(*(np.asarray(column, config.dtype) for column in columns))

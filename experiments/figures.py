@@ -15,10 +15,14 @@ from matplotlib.figure import Figure
 from experiments.data import Dataset
 from experiments.records import quartiles
 
-COLOURS = {"ills": "#0072B2", "adam": "#D55E00"}  # of Okabe and Ito's palette: told apart by all eyes
-NAMES = {"ills": "ILLS", "adam": "Adam"}
-LINES = {"ills": "-", "adam": "--"}
-MARKS = {"ills": "o", "adam": "s"}
+COLOURS = {
+    "ills": "#0072B2",
+    "gauss_newton": "#009E73",
+    "adam": "#D55E00",
+}  # of Okabe and Ito's palette: told apart by all eyes
+NAMES = {"ills": "ILLS", "gauss_newton": "Gauss–Newton", "adam": "Adam"}
+LINES = {"ills": "-", "gauss_newton": "-.", "adam": "--"}
+MARKS = {"ills": "o", "gauss_newton": "^", "adam": "s"}
 
 
 def draw_all(folder: Path, dataset: xr.Dataset, series: Dataset | None) -> None:

@@ -45,7 +45,7 @@ def test_the_main_job_leaves_what_it_says(tmp_path, capsys):
         "results.nc", "summary.csv", "config.toml", "environment.json", "loss.png", "stability.png", "predictions.png"
     }  # fmt: skip
     with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as dataset:
-        assert dict(dataset.sizes) == {"algorithm": 2, "hparam": 5, "seed": 3, "step": 7, "row": 59, "output": 1}
+        assert dict(dataset.sizes) == {"algorithm": 3, "hparam": 5, "seed": 3, "step": 7, "row": 59, "output": 1}
         losses = dataset.train_loss.sel(algorithm="ills")
         # Same starts for all algorithms, and ILLS falls.
         np.testing.assert_array_equal(dataset.train_loss.isel(step=0)[0], dataset.train_loss.isel(step=0)[1])
@@ -53,8 +53,8 @@ def test_the_main_job_leaves_what_it_says(tmp_path, capsys):
         assert float(dataset.seconds.sel(algorithm="adam")[6]) > 0
         assert dataset.attrs["version_jax"] == jax.__version__
     summary = pd.read_csv(folder / "summary.csv")
-    assert len(summary) == 10
-    assert set(summary.algorithm) == {"ills", "adam"}
+    assert len(summary) == 11
+    assert set(summary.algorithm) == {"ills", "gauss_newton", "adam"}
     printed = capsys.readouterr()
     assert "persistence 0.861" in printed.out
     assert "6/6 steps" in printed.err
@@ -154,7 +154,7 @@ def test_a_config_chooses_the_loss_and_where_ills_aims():
     def algorithms(*changes) -> Any:
         loaded = config.load_config(ROOT / "configs/sunspots.toml", changes)
         network = config.build_network(loaded, 3, 2)
-        return [config.build_algorithm(loaded, name, network) for name in ("ills", "adam")]
+        return [config.build_algorithm(loaded, name, network) for name in ("ills", "gauss_newton", "adam")]
 
     chosen = algorithms("loss=huber", "delta=0.3", "ills.target=ideal")
     assert [algorithm.loss for algorithm in chosen] == 2 * [jills.losses.huber(0.3)]

@@ -18,6 +18,7 @@ FIXED = {
     "ills.build": "network loss solver",
     "ills.solve_params": "params activations batch layer target",
     "ills.shift_activations": "params activations batch layer target",
+    "gauss_newton.build": "network loss solver",
     "adam.build": "network loss",
 }
 FIELDS = {
@@ -26,15 +27,16 @@ FIELDS = {
     "State": "params activations inner step loss best_params best_loss result",
     "Info": "loss update_norm finite detail metrics",
     "ills.Hparams": "learning_rate ridge",
+    "gauss_newton.Hparams": "weight_decay damping learning_rate momentum decay_steps",
     "adam.Hparams": "learning_rate b1 b2 eps",
 }
 LAYERS = [
     {"types", "activations"},
-    {"network"},
-    {"losses", "solvers", "results"},
-    {"checks", "targets"},
-    {"algorithm"},
-    {"ills", "adam"},
+    {"network", "batching", "conjugate_gradients"},
+    {"losses", "solvers", "results", "linearization"},
+    {"checks", "targets", "kronecker"},
+    {"algorithm", "block_problem"},
+    {"ills", "gauss_newton", "adam"},
     {"run"},
     {"chunks"},
     {"sweep", "diagnosis", "checkpoint"},
@@ -52,7 +54,8 @@ def find(path) -> Any:
 def test_all_is_what_there_is():
     assert sorted(jills.__all__) == jills.__all__
     assert all(hasattr(jills, name) for name in jills.__all__)
-    hidden = {"algorithm", "checkpoint", "checks", "chunks", "diagnosis", "network", "targets", "types"}
+    hidden = {"algorithm", "batching", "block_problem", "checkpoint", "checks", "chunks", "conjugate_gradients"}
+    hidden |= {"diagnosis", "kronecker", "linearization", "network", "targets", "types"}
     public = {name for name in vars(jills) if not name.startswith("_")}
     assert public - hidden == set(jills.__all__)
 
