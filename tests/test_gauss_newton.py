@@ -238,12 +238,15 @@ def equations(jaxpr):
             yield from equations(inner)
 
 
-def traced_step(network, n=11, **choices):
+def traced_step(network, **choices):
     algorithm = gauss_newton.build(network, **choices)
-    params = jax.eval_shape(lambda: network.init(jax.random.key(0), "float32"))
-    rows = [jax.ShapeDtypeStruct((n, size), "float32") for size in (network.sizes[0], network.sizes[-1])]
-    state = jax.eval_shape(algorithm.unchecked_init, params, jills.Batch(*rows))
-    return jax.make_jaxpr(algorithm.step)(gauss_newton.Hparams(), state, jills.Batch(*rows)).jaxpr
+
+    def one_step(key):
+        rows = [jnp.zeros((11, size), "float32") for size in (network.sizes[0], network.sizes[-1])]
+        batch = jills.Batch(rows[0], rows[1])
+        return algorithm.step(gauss_newton.Hparams(), algorithm.init(network.init(key, "float32"), batch), batch)
+
+    return jax.make_jaxpr(one_step)(jax.random.key(0)).jaxpr
 
 
 def test_the_program_grows_no_faster_than_the_depth():
