@@ -87,7 +87,7 @@ def _derivatives(loss, prediction, targets):
     return slope, curvature
 
 
-def _scaling(network, inputs, omega, size, block):
+def _scaling(network, inputs, omega, size, block) -> np.ndarray:
     """`T` with `[(x − m) / s, 1] = [x, 1] T` for the first layer; the identity for all others."""
     if block[0] > 0:
         return np.eye(size)
@@ -95,4 +95,4 @@ def _scaling(network, inputs, omega, size, block):
     scale = np.sqrt(omega @ (inputs - mean) ** 2)
     one = np.block([[np.diag(1 / scale), np.zeros((len(mean), 1))], [-(mean / scale)[None], np.ones((1, 1))]])
     first = np.kron(one, np.eye(network.sizes[1]))
-    return block_diag(first, np.eye(size - len(first)))
+    return np.asarray(block_diag(first, np.eye(size - len(first))))

@@ -16,7 +16,7 @@ from jills.linearization import forward
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
 BLOCKS = ((1, 1), (0, 0), (0, 1))
-DEEP = ((2, 2), (1, 1), (0, 0), (1, 2), (0, 2))
+DEEP = ((2, 2), (1, 1), (1, 2), (0, 2))
 CONVERGED = jills.ConjugateGradients(200, 1e-13)
 HUBER = losses.huber(0.3)
 # Sizes, loss, blocks; one and more outputs take other ways.
@@ -27,7 +27,10 @@ PROBLEMS = {
     "sigmoid-2": ((3, 5, 2), losses.sigmoid_cross_entropy, BLOCKS),
     "huber-1": ((3, 5, 1), HUBER, BLOCKS),
 }
-problems = pytest.mark.parametrize(("sizes", "loss", "blocks"), PROBLEMS.values(), ids=PROBLEMS)
+
+
+def problems(*names):
+    return pytest.mark.parametrize(("sizes", "loss", "blocks"), [PROBLEMS[name] for name in names], ids=names)
 
 
 def draw(sizes):
@@ -70,7 +73,7 @@ def assert_steps(network, loss, blocks, found, params, batch, numbers, iterative
         np.testing.assert_allclose(flat(trial.gradient), gradient, rtol=1e-7, atol=1e-10)
 
 
-@problems
+@problems(*PROBLEMS)
 def test_a_dense_step_is_that_of_the_whole_jacobian(sizes, loss, blocks):
     network, params, batch = draw(sizes)
     choices = (None, jills.ConjugateGradients(), 1000)
@@ -79,7 +82,7 @@ def test_a_dense_step_is_that_of_the_whole_jacobian(sizes, loss, blocks):
         assert_steps(network, loss, blocks, found, params, batch, numbers, iterative=False)
 
 
-@problems
+@problems("squared-2", "softmax-2", "huber-1")
 def test_conjugate_gradients_end_at_the_same_step(sizes, loss, blocks):
     network, params, batch = draw(sizes)
     for numbers in ((0.0, 0.1), (1e-3, 1e-2)):
@@ -87,19 +90,18 @@ def test_conjugate_gradients_end_at_the_same_step(sizes, loss, blocks):
         assert_steps(network, loss, blocks, found, params, batch, numbers, iterative=True)
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_a_truncated_step_knows_its_decrease(steps):
+def test_a_truncated_step_knows_its_decrease():
     """Less than that of the converged step, never negative."""
-    sizes, loss, blocks = PROBLEMS["squared-2"]
+    sizes, loss, blocks = (3, 5, 2), losses.squared_error, BLOCKS
     network, params, batch = draw(sizes)
-    choices = (None, jills.ConjugateGradients(steps, 0.0), 0)
+    choices = (None, jills.ConjugateGradients(3, 0.0), 0)
     found = trials(network, loss, blocks, choices, params, batch, jnp.asarray(1e-3), jnp.asarray(1e-2))
     for block, trial in zip(blocks, found, strict=True):
         quadratic = model(network, loss, params, batch, 1e-3, block)
         np.testing.assert_allclose(trial.decrease, quadratic.decrease(flat(trial.change)), rtol=1e-8)
         assert 0 < trial.decrease <= quadratic.decrease(quadratic.step(0.0)) * (1 + 1e-8)
         if not is_quadratic(network, loss, block):
-            assert trial.products == steps
+            assert trial.products == 3
 
 
 @pytest.mark.parametrize("name", ["lstsq", "qr", "cholesky"])
