@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -134,25 +134,46 @@ class HparamsTable(Table):
     adam: AdamNumbers | None = None
 
 
-class Config(Table):
-    """A comparison: every algorithm × its numbers × seeds, on the same starts and data."""
+class ProblemConfig(Table):
+    """What every experiment is about: data, a network, a loss."""
 
     title: str
     data: Annotated[AnyData, Field(discriminator="name")]
     network: NetworkTable
-    hparams: HparamsTable
-    ills: IllsTable = IllsTable()
     loss: LossName = "squared_error"
     delta: Annotated[float, Field(gt=0)] = 1.0  # of huber
+    seed: Annotated[int, Field(ge=0)] = 0  # of all random numbers
+    dtype: Literal["float32", "float64"] = "float64"
+
+
+class Config(ProblemConfig):
+    """A comparison: every algorithm × its numbers × seeds, on the same starts and data."""
+
+    hparams: HparamsTable
+    ills: IllsTable = IllsTable()
     num_steps: Positive
     seeds: Positive
-    seed: Annotated[int, Field(ge=0)] = 0  # of all random numbers
     chunk_steps: Positive = 20  # between two looks at the progress bar
-    dtype: Literal["float32", "float64"] = "float64"
+
+
+AnyConfig = TypeVar("AnyConfig", bound=ProblemConfig)
 
 
 def load_config(path: str | Path, changes: Sequence[str] = ()) -> Config:
     """Reads a config and applies `key=value` changes, keys with dots, values in TOML.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is not allowed.
+    """
+    config = read(path, Config, changes)
+    if not algorithms_of(config):
+        raise ConfigError(f"{path}: hparams: names no algorithm; allowed: {', '.join(HparamsTable.model_fields)}")
+    _check_numbers(config, path)
+    return config
+
+
+def read(path: str | Path, kind: type[AnyConfig], changes: Sequence[str] = ()) -> AnyConfig:
+    """A file, with `changes`, as a config of a kind.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is not allowed.
@@ -166,13 +187,9 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> Config:
     for change in changes:
         _apply(raw, change)
     try:
-        config = Config.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from error
-    if not algorithms_of(config):
-        raise ConfigError(f"{path}: hparams: names no algorithm; allowed: {', '.join(HparamsTable.model_fields)}")
-    _check_numbers(config, path)
-    return config
+        raise ConfigError(f"{path}: {_one_line(error, kind)}") from error
 
 
 def _apply(raw: dict, change: str) -> None:
@@ -191,7 +208,7 @@ def _apply(raw: dict, change: str) -> None:
     raw[last] = value
 
 
-def _one_line(error: ValidationError) -> str:
+def _one_line(error: ValidationError, kind: type[ProblemConfig]) -> str:
     """The first complaint: key, what is wrong, and what is allowed."""
     first = error.errors()[0]
     steps = [str(step) for step in first["loc"]]
@@ -199,7 +216,7 @@ def _one_line(error: ValidationError) -> str:
     branches = {"float", *DATA}
     key = ".".join(step for step in steps if step not in branches and "[" not in step)
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key; allowed: {', '.join(_allowed_keys(steps[:-1]))}"
+        return f"{key}: unknown key; allowed: {', '.join(_allowed_keys(steps[:-1], kind))}"
     if first["type"] == "union_tag_invalid":
         return f"{key}.name: unknown data set {first['input'].get('name')!r}; allowed: {', '.join(DATA)}"
     if first["type"] == "union_tag_not_found":
@@ -212,15 +229,15 @@ def _one_line(error: ValidationError) -> str:
     return f"{key}: {first['msg']}, not {given if len(given) < 60 else given[:57] + '...'}"
 
 
-def _allowed_keys(steps: Sequence[str]) -> list[str]:
-    table: Any = Config
+def _allowed_keys(steps: Sequence[str], kind: type[ProblemConfig]) -> list[str]:
+    table: Any = kind
     for step in steps:
         if step in DATA:
             table = DATA[step]
         elif step in ("hparams", "network"):
             table = {"hparams": HparamsTable, "network": NetworkTable}[step]
         elif step in ("ills", "adam"):
-            table = IllsTable if table is Config else {"ills": IllsNumbers, "adam": AdamNumbers}[step]
+            table = IllsTable if table is kind else {"ills": IllsNumbers, "adam": AdamNumbers}[step]
     return list(table.model_fields)
 
 
@@ -238,7 +255,7 @@ def algorithms_of(config: Config) -> list[str]:
     return [name for name in HparamsTable.model_fields if getattr(config.hparams, name) is not None]
 
 
-def build_network(config: Config, num_inputs: int, num_outputs: int) -> jills.Network:
+def build_network(config: ProblemConfig, num_inputs: int, num_outputs: int) -> jills.Network:
     """The network of a config for data of these widths."""
     table = config.network
     sizes = (num_inputs, *table.hidden, num_outputs)
@@ -249,7 +266,7 @@ def _activation(name, slope):
     return activations.leaky_relu(slope) if name == "leaky_relu" else getattr(activations, name)
 
 
-def build_loss(config: Config) -> jills.Loss:
+def build_loss(config: ProblemConfig) -> jills.Loss:
     """The loss that all algorithms of a config lower."""
     return losses.huber(config.delta) if config.loss == "huber" else getattr(losses, config.loss)
 

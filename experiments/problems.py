@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 import jills
-from experiments.config import Config, Teacher, build_loss, build_network
+from experiments.config import ProblemConfig, Teacher, build_loss, build_network
 from experiments.data import Dataset, Split, load
 
 
@@ -22,7 +22,7 @@ class Task(NamedTuple):
     dataset: Dataset | None  # None where each seed has data of its own
 
 
-def make_task(config: Config, folder: str) -> Task:
+def make_task(config: ProblemConfig, folder: str) -> Task:
     """The task of a config.
 
     Raises:

@@ -33,23 +33,35 @@ class Trial(NamedTuple):
     products: jax.Array  # () int32, conjugate-gradient products
 
 
+SPREAD = 30.0  # inputs whose deviations differ from the typical one by no more than this factor stay as they are
+
+
 class Scaling(NamedTuple):
-    """The first layer in centred and scaled inputs: `A' = [(x − m) / s, 1] = A T`, so `Δ = T Δ'`."""
+    """The first layer in centred and scaled inputs: `A' = [(x − m) / s, 1] = A T`, so `Δ = T Δ'`.
+
+    All inputs share one scale, the geometric mean of their deviations, but for those far from it: they are
+    brought to within a factor `SPREAD`. (Each to its own deviation would free what is almost never
+    seen, such as the corners of images, from its damping.)
+    """
 
     mean: jax.Array  # (d,) m
     scale: jax.Array  # (d,) s
 
     @classmethod
     def of(cls, inputs: jax.Array, weights: jax.Array) -> "Scaling":
-        """Mean and standard deviation by weight, of inputs `(d, n)`; a constant input keeps its size."""
+        """From inputs `(d, n)` and their weights `(n,)` of sum 1."""
         mean = times(inputs, weights)
         # By the largest entry first: squares of 1e20 overflow float32.
-        used = jnp.where(weights[None, :] > 0, jnp.abs(inputs - mean[:, None]), jnp.zeros_like(inputs))
-        largest = jnp.max(used, axis=1)
-        constant = largest <= 8 * jnp.finfo(inputs.dtype).eps * jnp.abs(mean)
-        size = jnp.where(constant, jnp.maximum(jnp.abs(mean), float(jnp.finfo(inputs.dtype).tiny)), largest)
-        spread = size * jnp.sqrt(times(jnp.square(used / size[:, None]), weights))
-        return cls(mean, jnp.where(constant, jnp.where(size > 1e-30, size, jnp.ones_like(size)), spread))
+        apart = jnp.where(weights[None, :] > 0, jnp.abs(inputs - mean[:, None]), jnp.zeros_like(inputs))
+        largest = jnp.max(apart, axis=1)
+        constant = largest <= 8 * float(jnp.finfo(inputs.dtype).eps) * jnp.abs(mean)
+        size = jnp.where(constant, jnp.ones_like(largest), largest)
+        deviation = size * jnp.sqrt(times(jnp.square(apart / size[:, None]), weights))
+        logarithm = jnp.where(constant, jnp.zeros_like(size), jnp.log(deviation))
+        count = jnp.maximum(jnp.sum((~constant).astype(size.dtype)), 1.0)
+        typical = jnp.exp(jnp.sum(logarithm) / count)
+        ratio = jnp.where(constant, jnp.ones_like(size), deviation / typical)
+        return cls(mean, typical * jnp.maximum(1.0, ratio / SPREAD) * jnp.minimum(1.0, ratio * SPREAD))
 
     def below(self, below: jax.Array) -> jax.Array:
         """`A'` from `A`, both `(d + 1, n)`."""
@@ -223,27 +235,28 @@ class BlockProblem:
         return [c + d for c, d in zip(curved, decay, strict=True)]
 
     def _moments(self, view, roots):
-        """Γ, Σ and the trace of every layer of the block, from at most `MOST_ROWS` rows × outputs."""
+        """Γ, Σ and the trace of every layer of the block, from some of the rows where there are many."""
         k, n = view.current.prediction.shape
-        few = kronecker.some_rows(n, max(256, kronecker.MOST_ROWS // k))
-        many = kronecker.some_rows(n, kronecker.MOST_ROWS)
+        few = kronecker.rows_for_sigma(n, k)
         passing, part = view.current, self
         if few is not None:
             batch = Batch(self.batch.inputs[few], self.batch.targets[few])
             part = replace(self, batch=batch, weights=self.weights[few])
             passing = jax.tree.map(lambda leaf: leaf[:, few], view.current)
         if roots is not None:
-            sensitivity = [(root if few is None else root[:, few])[None] for root in roots]
+            sensitivity = [_columns(root, few)[None] for root in roots]
             curved = sensitivity
         else:
             sensitivity = linearization.sensitivities(view.matrices, passing.slopes, view.block)
             curved = [part._curve_all(passing.prediction, one) for one in sensitivity]
-        weights = self.weights if many is None else self.weights[many]
-        below = [(one if many is None else one[:, many], one if few is None else one[:, few]) for one in view.below]
-        return [
-            kronecker.moments(most, weights, least, s, c, part.weights)
-            for (most, least), s, c in zip(below, sensitivity, curved, strict=True)
-        ]
+        found = []
+        for below, one, other in zip(view.below, sensitivity, curved, strict=True):
+            many = kronecker.rows_for_gamma(n, below.shape[0])
+            weights = self.weights if many is None else self.weights[many]
+            found.append(
+                kronecker.moments(_columns(below, many), weights, _columns(below, few), one, other, part.weights)
+            )
+        return found
 
     def _direct(self, view, gradient, damping):
         sensitivity = linearization.sensitivities(view.matrices, view.current.slopes, view.block)
@@ -279,6 +292,10 @@ class BlockProblem:
         rows = jnp.concatenate([rows, decay * basis.T])
         right = jnp.concatenate([right, -decay * _flat(list(own))])
         return solver(rows, right, damping)
+
+
+def _columns(array, which):
+    return array if which is None else array[:, which]
 
 
 def _flat(vector):

@@ -53,7 +53,7 @@ class Hparams(NamedTuple):
     """The numbers of layerwise Gauss–Newton; scalars, or `(H,)` in a sweep."""
 
     weight_decay: float | jax.Array = 0.0  # δ, absolute: the objective is loss + ½ δ ‖θ‖²
-    damping: float | jax.Array = 1e-2  # λ at the start; with full_batch=False, throughout
+    damping: float | jax.Array = 1e-2  # λ at the start; with full_batch=False, the least
     learning_rate: float | jax.Array = 1.0  # with full_batch=False: share of Δ that is taken
     momentum: float | jax.Array = 0.0  # with full_batch=False: share of the last change added, in [0, 1)
     decay_steps: float | jax.Array = float("inf")  # with full_batch=False: the rate falls linearly to 0 over them
@@ -111,7 +111,7 @@ class GaussNewton(Algorithm):
         return self.keep_best(state, values, loss), detail._replace(objective=objective)
 
     def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[Params, Inner, Detail]:
-        """One step; on minibatches damping is fixed and every finite change is taken."""
+        """One step; `build` tells what is different on minibatches."""
         if self.full_batch:
             matrices, _, objective, inner, detail = self._full_batch(hparams, state, batch)
             return _split(matrices), inner, detail._replace(objective=objective)
@@ -156,20 +156,24 @@ class GaussNewton(Algorithm):
         problem = self._problem(hparams, batch)
         matrices = _stack(state.params)
         current = linearization.forward(self.network, matrices, batch.inputs.T)
+        objective = problem.objective(matrices, current.prediction)
         block = (0, self.network.num_layers - 1)
-        trial = problem.solve(block, matrices, current, hparams.damping)
+        trial = problem.solve(block, matrices, current, hparams.damping * state.inner.damping[0])
         left = jnp.maximum(0.0, 1.0 - state.step.astype(hparams.damping.dtype) / hparams.decay_steps)
         rate = hparams.learning_rate * left
-        velocity = jax.tree.map(
-            lambda old, new: hparams.momentum * old + rate * new, state.inner.velocity, _split(trial.change)
-        )
-        # One bad batch must not end the training: a change that is not finite is not taken.
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(velocity)]))
-        velocity = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), velocity)
+        change = [
+            hparams.momentum * old + rate * new
+            for old, new in zip(_stack(state.inner.velocity), trial.change, strict=True)
+        ]
+        moved = _moved(matrices, block, change)
+        value = problem.objective(moved, linearization.forward(self.network, moved, batch.inputs.T).prediction)
+        # A step that does not even lower the loss of its own batch is not taken, and forgets the momentum.
+        kept = jnp.isfinite(value) & (value <= objective)
+        velocity = _split([jnp.where(kept, part, jnp.zeros_like(part)) for part in change])
         params = jax.tree.map(jnp.add, state.params, velocity)
-        detail = self._detail([(block, trial, finite)], state.inner, hparams)
-        objective = problem.objective(matrices, current.prediction)
-        return params, state.inner._replace(velocity=velocity), detail._replace(objective=objective)
+        inner = _back_off(state.inner, kept)._replace(velocity=velocity)
+        detail = self._detail([(block, trial, kept)], inner, hparams)
+        return params, inner, detail._replace(objective=objective)
 
     def _detail(self, outcomes, inner, hparams):
         squares = {}
@@ -217,6 +221,12 @@ def _adapt(inner, index, accepted, gain, start):
     return inner._replace(damping=inner.damping.at[index].set(damping), growth=inner.growth.at[index].set(growth))
 
 
+def _back_off(inner, kept):
+    """λ on minibatches: never below its start, four times as much after a step not taken, slowly back afterwards."""
+    factor = jnp.where(kept, 0.9, 4.0).astype(inner.damping.dtype)
+    return inner._replace(damping=jnp.clip(inner.damping * factor, 1.0, LARGEST_DAMPING))
+
+
 def one_by_one(network: Network) -> tuple[Block, ...]:
     """Blocks for `build`: each layer alone, from the top down."""
     return tuple((layer, layer) for layer in reversed(range(network.num_layers)))
@@ -257,9 +267,10 @@ def build(
         dense_limit: the most parameters of a dense block; 0: none is dense.
         blocks: pairs `(first, last)` of layers, counted from zero, solved in this order in each
             step; see `one_by_one`, `together` and `default_blocks`, which None stands for.
-        full_batch: False where steps receive different batches. Then all layers are one block, `damping`
-            is fixed, every finite change is taken, and `learning_rate`, `momentum` and `decay_steps` count:
-            acceptance on the batch that the step was made for would tell nothing.
+        full_batch: False where steps receive different batches. Then all layers are one block, and
+            `learning_rate`, `momentum` and `decay_steps` count. The gain on the batch that a step was made
+            for says little about others, so λ does not follow it: λ stays at `damping`, except that a
+            step which raises the loss of its own batch is not taken and makes λ larger for a while.
 
     Raises:
         ValueError: blocks that are not runs of layers of the network, or a negative `dense_limit`.

@@ -20,7 +20,17 @@ from jax.scipy.linalg import cho_solve
 from jills.batching import fold_batches
 from jills.linearization import times
 
-MOST_ROWS = 4096  # rows · outputs that represent a batch
+ROWS_BELOW, ROWS_ABOVE = 1024, 4096  # the most rows for Γ (or four times its width), and rows · outputs for Σ
+
+
+def rows_for_gamma(n: int, width: int) -> np.ndarray | None:
+    """Which rows of n stand for all in the Γ of a layer whose rows are so wide; None: all."""
+    return some_rows(n, max(ROWS_BELOW, 4 * width))
+
+
+def rows_for_sigma(n: int, k: int) -> np.ndarray | None:
+    """Which rows of n with k outputs stand for all in Σ and the trace; None: all."""
+    return some_rows(n, max(256, ROWS_ABOVE // k))
 
 
 class Factors(NamedTuple):

@@ -107,7 +107,7 @@ def test_every_config_is_valid(path):
 
 
 WRONG = {
-    "seedz=3": r"seedz: unknown key; allowed: title, data, network, hparams",
+    "seedz=3": r"seedz: unknown key; allowed: title, data, network, loss",
     "hparams.ills.learning_rat=0.1": r"hparams.ills.learning_rat: unknown key; allowed: learning_rate, ridge",
     "data.lag=3": r"data.lag: unknown key; allowed: name, lags, test_from",
     "network.hiden=[3]": r"network.hiden: unknown key; allowed: hidden, activation, output, slope",

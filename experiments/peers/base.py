@@ -48,6 +48,7 @@ class Budget(NamedTuple):
     max_seconds: float = 10.0  # of run time, without compilation
     max_steps: int = 1_000_000  # in the peer's unit
     target_loss: float = -math.inf  # reached at or below it
+    min_seconds: float = 0.0  # goes on until then where the target is reached earlier
 
 
 class Trace(NamedTuple):
@@ -187,7 +188,7 @@ class Recorder:
 
 def reason_to_stop(budget: Budget, loss: float, seconds: float, steps: int) -> str:
     """Why a run ends now; empty while it goes on."""
-    if loss <= budget.target_loss:
+    if loss <= budget.target_loss and seconds >= budget.min_seconds:
         return "target reached"
     if seconds >= budget.max_seconds:
         return "time spent"

@@ -68,26 +68,28 @@ def standard_jax() -> Iterator[None]:
 
 def run(method: Method, hparams: Any, problem: Problem, budget: Budget) -> Trace:
     """The trace of a method. Inside a call the steps are taken to last equally long."""
-    target = jnp.asarray(budget.target_loss, problem.dtype)
+    target, never = (jnp.asarray(value, problem.dtype) for value in (budget.target_loss, -jnp.inf))
     begin = partial(_begin, method, hparams, problem.params, problem.batch)
     compile_seconds = first_call_extra(begin)
-    advance = partial(_advance, method, hparams, problem.batch, target)
+    advance = partial(_advance, method, hparams, problem.batch)
     # A call of no step compiles and does nothing else; one thrown away step warms what the steps use.
-    compile_seconds += first_call_extra(partial(advance, begin(), 0))
-    pace = clock(partial(advance, begin(), 1))[0]
+    compile_seconds += first_call_extra(partial(advance, target, begin(), 0))
+    pace = clock(partial(advance, target, begin(), 1))[0]
 
     seconds, losses = [np.zeros(1)], [np.array([start_loss(problem)])]
     total, state = clock(begin)
     reason = ""
     while not reason:
         count = plan(budget, total, int(state.step), pace)
-        elapsed, (state, values, taken) = clock(partial(advance, state, count))
+        # A run that goes on below its target has nothing more to stop at.
+        goal = never if state.best_loss <= target else target
+        elapsed, (state, values, taken) = clock(partial(advance, goal, state, count))
         taken = int(taken)
         pace = elapsed / max(taken, 1)
         seconds.append(total + elapsed * np.arange(1, taken + 1) / max(taken, 1))
         losses.append(np.asarray(values[:taken], float))
         total += elapsed
-        reason = reason_to_stop(budget, float(state.loss), total, int(state.step))
+        reason = reason_to_stop(budget, float(state.best_loss), total, int(state.step))
         if not reason and int(state.result) != results.RUNNING:
             reason = "not finite" if int(state.result) == results.NON_FINITE else "stopped on its own"
     return Trace(np.concatenate(seconds), np.concatenate(losses), compile_seconds, state.best_params, reason)

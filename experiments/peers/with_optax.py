@@ -124,7 +124,7 @@ def minibatch_adam(problem: Problem, budget: Budget, learning_rate: float, batch
             losses.append(float(value))
             if losses[-1] < best:
                 best, best_params = losses[-1], to_params(np.asarray(snapshots[index]), problem)
-            reason = reason_to_stop(budget, losses[-1], seconds[-1], len(losses) - 1)
+            reason = reason_to_stop(budget, best, seconds[-1], len(losses) - 1)
             reason = reason or ("" if np.isfinite(value) else "not finite")
             if reason:
                 break

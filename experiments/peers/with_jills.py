@@ -1,0 +1,68 @@
+"""What jills itself brings, behind the signature of its peers: on the same clock, in the same loop."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import jax.numpy as jnp
+
+import jills
+from experiments.peers import stepped
+from experiments.peers.base import Budget, Peer, Problem, Trace, is_least_squares
+
+ILLS_WORK = 2e10  # multiplications of a step's QR decompositions; some seconds
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An algorithm of jills as a `stepped.Method` that keeps the activations between its steps."""
+
+    algorithm: jills.Algorithm
+
+    def start(self, hparams, params, batch):
+        """The algorithm's own start."""
+        return self.algorithm.unchecked_init(params, batch)
+
+    def step(self, hparams, state, batch):
+        """The algorithm's own step."""
+        state, info = self.algorithm.step(hparams, state, batch)
+        result = jnp.where(info.finite, jills.results.RUNNING, jills.results.NON_FINITE).astype(jnp.int32)
+        return state._replace(result=result)
+
+
+def run(problem: Problem, budget: Budget, build: Callable[[Problem], jills.Algorithm]) -> Trace:
+    """The trace of an algorithm with its default numbers."""
+    algorithm = build(problem)
+    numbers = type(algorithm.defaults)(*(jnp.asarray(number, problem.dtype) for number in algorithm.defaults))
+    return stepped.run(Whole(algorithm), numbers, problem, budget)
+
+
+def gauss_newton(problem: Problem) -> jills.Algorithm:
+    """The layerwise Gauss–Newton algorithm as it comes."""
+    return importlib.import_module("jills.gauss_newton").build(problem.network, loss=problem.loss)
+
+
+def ills(problem: Problem) -> jills.Algorithm:
+    """ILLS with the faster of its exact solvers."""
+    return jills.ills.build(problem.network, problem.loss, jills.solvers.qr)
+
+
+def suits_ills(problem: Problem) -> bool:
+    """Least squares and a network that ILLS takes, whose deviation problems can be solved within seconds."""
+    if not is_least_squares(problem):
+        return False
+    try:
+        ills(problem)
+    except ValueError:
+        return False
+    sizes, rows = problem.network.sizes, problem.batch.inputs.shape[0]
+    layers = pairwise(sizes[:-1])
+    return sum(rows * width * ((below + 1) * width) ** 2 for below, width in layers) <= ILLS_WORK
+
+
+PEERS = (
+    Peer("jills gauss_newton", partial(run, build=gauss_newton), needs="jills.gauss_newton", package="jills"),
+    Peer("jills ills", partial(run, build=ills), suits_ills, "jills", "jills"),
+)
