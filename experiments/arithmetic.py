@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 import jills
+from jills import kronecker
 from jills.block_problem import MOST_DENSE_ENTRIES
-from jills.kronecker import MOST_ROWS
 from jills.network import HIGHEST
 
 Sizes = Sequence[int]
@@ -120,16 +120,16 @@ def gauss_newton(
 ) -> Pieces:
     """A step of `jills.gauss_newton` with an identity output and squared error, conjugate gradients of every block.
 
-    Layers are counted from zero, `P_l = (n_l + 1) n_(l+1)` parameters in layer l, k outputs, m = min(n, 4096).
+    Layers are counted from zero, `P_l = (n_l + 1) n_(l+1)` parameters in layer l, k outputs.
     At the start `n Σ_l P_l`; then for each block of layers a … b, with `T = Σ_(l>a) n_l n_(l+1)`, `P = Σ_(l=a…b) P_l`:
 
     * trial `n Σ_(l≥a) P_l`; gradient: sensitivities `n T`, and `n P`;
     * dense (P ≤ dense_limit, not the output layer alone): `n k T + n k P² + P³ / 6 + 2 P²`;
-    * otherwise, with k > 1, `n k T` for S, which one output has from its gradient; for Γ, Σ and their inverses
-      `Σ_(l=a…b) [m (n_l + 1)² + m n_(l+1)² + 7/6 (n_l + 1)³ + 7/6 n_(l+1)³]`; each iteration `2 n P` (k = 1) or
+    * otherwise, with k > 1, `m k T` for S, which one output has from its gradient; for Γ, Σ and their inverses
+      `Σ_(l=a…b) [m_l (n_l + 1)² + m k n_(l+1)² + 7/6 (n_l + 1)³ + 7/6 n_(l+1)³]`; each iteration `2 n P` (k = 1) or
       `2 n (P + T)`; each, and one more, preconditions by `Σ_(l=a…b) P_l (n_l + 1 + n_(l+1))`.
 
-    With several outputs S and Σ are taken from `m = max(256, ⌊4096 / k⌋)` rows at most, k rows of S each.
+    Γ and Σ are taken from `m_l` and m of the n rows, see `kronecker.rows_for_gamma` and `rows_for_sigma`.
 
     Args:
         sizes: of the network.
@@ -142,7 +142,7 @@ def gauss_newton(
         blocks = jills.gauss_newton.default_blocks(jills.Network(tuple(sizes), jills.activations.tanh))
     outputs, iterative = sizes[-1], iterative_blocks(sizes, rows, blocks, dense_limit)
     params = [(below + 1) * above for below, above in pairwise(sizes)]
-    some, few = min(rows, MOST_ROWS), min(rows, max(256, MOST_ROWS // outputs))
+    few = _count(rows, kronecker.rows_for_sigma(rows, outputs))
     parts = dict.fromkeys(Pieces._fields, 0.0) | {"forward": rows * sum(params)}
     for first, last in blocks:
         own, down = range(first, last + 1), forward(sizes, rows, first + 1)
@@ -157,12 +157,17 @@ def gauss_newton(
         parts["sensitivities"] += 0 if outputs == 1 else outputs * down * few / rows
         for layer in own:
             below, above = sizes[layer] + 1, sizes[layer + 1]
+            some = _count(rows, kronecker.rows_for_gamma(rows, below))
             parts["preconditioner"] += (
                 some * below**2 + few * outputs * above**2 + 7 * (cholesky(below) + cholesky(above))
             )
             parts["products"] += (iterations + 1) * params[layer] * (below + above)
         parts["products"] += iterations * 2 * (rows * size + (0 if outputs == 1 else down))
     return Pieces(**parts)
+
+
+def _count(rows, chosen):
+    return rows if chosen is None else len(chosen)
 
 
 def matmul_rate(dtype: str, size: int = 2048, repeats: int = 5) -> float:

@@ -107,3 +107,22 @@ def constant_loss(batch: jills.Batch) -> tuple[jax.Array, jax.Array]:
     mean = jnp.sum(weights * targets, axis=0, keepdims=True)
     spread = jnp.mean(jnp.sum(weights * (targets - mean) ** 2, axis=0))
     return spread, jnp.mean(jnp.sum(weights * targets**2, axis=0))
+
+
+class Facts(NamedTuple):
+    """What is known of a problem before anything is trained."""
+
+    kind: jax.Array  # () int32, index into `KINDS`
+    troubles: jax.Array  # (len(TROUBLES),) bool
+    constant_loss: jax.Array  # () of the best constant prediction
+    mean_square: jax.Array  # () of the targets
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def facts(family: Family, dtype: str, keys: jax.Array) -> Facts:
+    """Those of the problems of keys `(S,)`, leaves `[S, …]`."""
+
+    def one(key):
+        return Facts(kind_of(key), troubles_of(key), *constant_loss(draw(family, dtype, key)[1]))
+
+    return jax.vmap(one)(keys)

@@ -219,14 +219,20 @@ def gradients(network: jills.Network, ready: Ready) -> list:
 
 def preconditioner(network: jills.Network, ready: Ready) -> list:
     """Γ, Σ and the inverses of every layer."""
-    few = kronecker.some_rows(len(ready.weights), kronecker.MOST_ROWS)
+    n, k = len(ready.weights), network.sizes[-1]
     found = []
     for below, root in zip(ready.current.below, ready.roots, strict=True):
-        part = lambda array: array if few is None else array[..., few]  # noqa: E731 used at once
-        roots = part(root)[None]
-        moment = kronecker.moments(part(below), part(ready.weights), part(below), roots, roots, part(ready.weights))
+        few, many = kronecker.rows_for_sigma(n, k), kronecker.rows_for_gamma(n, len(below))
+        roots, standing = _columns(root, few)[None], _columns(ready.weights, few)
+        moment = kronecker.moments(
+            _columns(below, many), _columns(ready.weights, many), _columns(below, few), roots, roots, standing
+        )
         found.append(kronecker.factors(moment, 0.01 * moment.trace / (len(below) * len(root))))
     return found
+
+
+def _columns(array, which):
+    return array if which is None else array[..., which]
 
 
 def products(network: jills.Network, ready: Ready) -> list:

@@ -14,6 +14,8 @@ import matplotlib
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 
 import jills
 from experiments import figures, records
@@ -59,6 +61,11 @@ def collect(rows: Iterable[dict], count: int, label: Callable[[dict], str], stre
     except KeyboardInterrupt:
         return done, True
     return done, False
+
+
+def where(table: pd.DataFrame, mask) -> pd.DataFrame:
+    """The rows of a table where the mask holds."""
+    return pd.DataFrame(table[np.asarray(mask, bool)])
 
 
 class Timing(NamedTuple):
@@ -125,5 +132,6 @@ __all__ = [
     "style",
     "subplots",
     "uninterrupted",
+    "where",
     "write_environment",
 ]

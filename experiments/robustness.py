@@ -81,20 +81,19 @@ def each_family(num_problems: int, seed: int, num_steps: int, build: Build | Non
 
 def run_family(family: Family, key: jax.Array, count: int, num_steps: int, build: Build) -> pd.DataFrame:
     """One row a member. Problem `index` of a family has the key `fold_in(key, index)`, however many there are."""
-    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(np.arange(count, dtype=np.uint32))
+    keys = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))(key, np.arange(count, dtype=np.uint32))
     algorithm = build(family.network)
     result = jills.sweep(
         algorithm, algorithm.defaults, hard_problems.make_problem(family, "float32"), keys, num_steps, num_steps
     )
     if result.interrupted:
         raise KeyboardInterrupt
-    _, batches = jax.jit(jax.vmap(hard_problems.make_problem(family, "float32")))(keys)
-    constant, square = (np.asarray(each, float) for each in jax.vmap(hard_problems.constant_loss)(batches))
+    known = jax.tree.map(np.asarray, hard_problems.facts(family, "float32", keys))
     start, final = np.asarray(result.info.loss[0, :, 0], float), np.asarray(result.state.loss[0], float)
     table = pd.DataFrame({"family": family.name, "index": np.arange(count)})
-    table["kind"] = np.array(KINDS)[np.asarray(jax.vmap(hard_problems.kind_of)(keys))]
-    troubles = np.asarray(jax.vmap(hard_problems.troubles_of)(keys))
-    table["troubles"] = [", ".join(np.array(hard_problems.TROUBLES)[has]) for has in troubles]
+    table["kind"] = np.array(KINDS)[known.kind]
+    table["troubles"] = [", ".join(np.array(hard_problems.TROUBLES)[has]) for has in known.troubles]
+    constant, square = known.constant_loss.astype(float), known.mean_square.astype(float)
     table = table.assign(start_loss=start, final_loss=final, constant_loss=constant, mean_square=square)
     table["not_higher"] = np.isfinite(final) & (final <= start * (1 + RELATIVE))
     table["reaches_constant"] = final <= constant * (1 + RELATIVE) + FLOOR * square
@@ -105,7 +104,7 @@ def run_family(family: Family, key: jax.Array, count: int, num_steps: int, build
 
 def summarize(members: pd.DataFrame) -> pd.DataFrame:
     """One row a kind in the order of `KINDS`, and one for all."""
-    groups = [(kind, members[members["kind"] == kind]) for kind in KINDS] + [("all", members)]
+    groups = [(kind, reports.where(members, members["kind"] == kind)) for kind in KINDS] + [("all", members)]
     rows = []
     for kind, part in groups:
         if part.empty:
@@ -136,24 +135,25 @@ def finish(folder: Path, members: pd.DataFrame) -> bool:
     figure_of(members, folder / "robustness.png")
     print(table.to_string(index=False, float_format="{:.4g}".format))
     for code, text in jills.results.MESSAGES.items():
-        if (members["result"] == code).any():
+        if code in set(members["result"]):
             print(f"result {code}: {text}")
-    wrong, share = members[~members["not_higher"]], float(np.mean(members["reaches_constant"].to_numpy()))
+    wrong = reports.where(members, ~members["not_higher"].to_numpy(bool))
+    share = float(np.mean(members["reaches_constant"].to_numpy()))
     print(f"{len(wrong)} of {len(members)} members end higher than they started, or not finite; ")
     print(f"{share:.2%} reach the loss of the best constant, {SHARE:.0%} are asked for")
     if len(wrong):
-        print(wrong[list(COLUMNS)].head(20).to_string(index=False, float_format="{:.6g}".format))
+        print(wrong.loc[:, list(COLUMNS)].head(20).to_string(index=False, float_format="{:.6g}".format))
     return bool(len(wrong)) or share < SHARE
 
 
 def figure_of(members: pd.DataFrame, path: Path) -> None:
     """Each member's final loss over that of the best constant, a strip for each kind; the line is 1."""
-    kinds = [kind for kind in KINDS if (members["kind"] == kind).any()]
+    kinds = [kind for kind in KINDS if kind in set(members["kind"])]
     figure, panels = reports.subplots(1, 1)
     figure.set_size_inches(8.5, 4.2)
     spread = np.random.default_rng(0)
     for place, kind in enumerate(kinds):
-        part = members[members["kind"] == kind]
+        part = reports.where(members, members["kind"] == kind)
         floor = (part["constant_loss"] + FLOOR * part["mean_square"]).to_numpy()
         with np.errstate(divide="ignore", invalid="ignore"):  # targets of zero
             ratio = np.nan_to_num(np.clip(part["final_loss"].to_numpy() / floor, 1e-12, 1e12), nan=1e12)

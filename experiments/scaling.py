@@ -154,7 +154,7 @@ class Compiled(NamedTuple):
 
     run: Callable[[int], Any]  # number of steps → the last state
     compile_seconds: float
-    first_seconds: float  # of a step, measured once
+    first_seconds: float  # of a step, roughly
     argument_bytes: float
     output_bytes: float
     temporary_bytes: float
@@ -172,9 +172,10 @@ def compile_steps(algorithm: jills.Algorithm, problem: Partial) -> Compiled:
     names = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     run = lambda count: program(np.int32(count), *rest)  # noqa: E731 closes over what is fixed
     jax.block_until_ready(run(1))
-    return Compiled(
-        run, seconds, arithmetic.clock(partial(run, 1)), *(float(getattr(sizes, name, math.nan)) for name in names)
-    )
+    first = arithmetic.clock(partial(run, 1))
+    if first < 0.02:  # most of it may be the call itself
+        first = arithmetic.clock(partial(run, 20)) / 20
+    return Compiled(run, seconds, first, *(float(getattr(sizes, name, math.nan)) for name in names))
 
 
 def measure(
@@ -293,8 +294,8 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
     columns = ("seconds", "multiply_adds", "peak_bytes", "compile_seconds")
     rows = []
     for axis, name in dict.fromkeys(zip(table["axis"], table["algorithm"], strict=True)):
-        part = table[(table["axis"] == axis) & (table["algorithm"] == name)]
-        measured = part[part["seconds"].notna()]
+        part = reports.where(table, (table["axis"] == axis) & (table["algorithm"] == name))
+        measured = reports.where(part, np.isfinite(part["seconds"].to_numpy(float)))
         rows.append({"axis": axis, "algorithm": name, "from": part["value"].min(), "to": measured["value"].max()})
         rows[-1] |= {column: exponent(measured["value"], measured[column]) for column in columns}
     return pd.DataFrame(rows)
