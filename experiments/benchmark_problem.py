@@ -101,9 +101,10 @@ def problem_of(config: BenchmarkConfig, task: problems.Task, seed: int) -> tuple
 
 
 def measure(config: BenchmarkConfig, task: problems.Task, folder: Path, only: str = "") -> None:
-    """Every peer whose name contains `only`, on every seed, as far as its file is not there."""
+    """Every peer whose name contains one of the words of `only`, on every seed, as far as its file is not there."""
     example, _ = problem_of(config, task, TUNING_SEED)
-    names = [name for name in applicable(config, example) if only.lower() in name.lower()]
+    words = only.lower().split(",")
+    names = [name for name in applicable(config, example) if any(word in name.lower() for word in words)]
     pending = [name for name in names if any(not run_path(folder, s, name).exists() for s in range(config.seeds))]
     if not pending:
         return
