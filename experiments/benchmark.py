@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("configs", type=Path, nargs="*", metavar="CONFIG", help="files of configs/benchmark/")
     parser.add_argument("--seeds", type=int, metavar="N", help="in place of those of the configs")
     parser.add_argument("--seconds", type=float, metavar="S", help="the longest run, in place of those of the configs")
-    parser.add_argument("--only", default="", metavar="WORD", help="peers whose name contains it, or one of several with commas between")
+    parser.add_argument("--only", default="", metavar="WORD", help="peers whose name contains it; several: A,B")
     parser.add_argument("--memory", action="store_true", help="also the memory of each peer, in a process of its own")
     parser.add_argument("--results", default="results/benchmark", metavar="FOLDER", help="(default: results/benchmark)")
     parser.add_argument("--data", default="data", metavar="FOLDER", help="of experiments.fetch_data (default: data)")
