@@ -21,6 +21,7 @@ from jills.block_problem import MOST_DENSE_ENTRIES
 from jills.network import HIGHEST
 
 Sizes = Sequence[int]
+DENSE_LIMIT = jills.gauss_newton.GaussNewton.dense_limit
 
 
 def forward(sizes: Sizes, rows: int, first: int = 0) -> int:
@@ -104,7 +105,9 @@ def cholesky(columns: int) -> float:
     return columns**3 / 6
 
 
-def iterative_blocks(sizes: Sizes, rows: int, blocks: Sequence[tuple[int, int]], dense_limit: int = 200) -> list:
+def iterative_blocks(
+    sizes: Sizes, rows: int, blocks: Sequence[tuple[int, int]], dense_limit: int = DENSE_LIMIT
+) -> list:
     """The blocks that `jills.gauss_newton` solves by conjugate gradients, see `gauss_newton`."""
 
     def dense(first, last):
@@ -116,7 +119,11 @@ def iterative_blocks(sizes: Sizes, rows: int, blocks: Sequence[tuple[int, int]],
 
 
 def gauss_newton(
-    sizes: Sizes, rows: int, iterations: float, blocks: Sequence[tuple[int, int]] | None = None, dense_limit: int = 200
+    sizes: Sizes,
+    rows: int,
+    iterations: float,
+    blocks: Sequence[tuple[int, int]] | None = None,
+    dense_limit: int = DENSE_LIMIT,
 ) -> Pieces:
     """A step of `jills.gauss_newton` with an identity output and squared error, conjugate gradients of every block.
 
