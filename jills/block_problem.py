@@ -37,7 +37,7 @@ SPREAD = 30.0  # inputs whose deviations differ from the typical one by no more 
 
 
 class Scaling(NamedTuple):
-    """The first layer in centred and scaled inputs: `A' = [(x − m) / s, 1] = A T`, so `Δ = T Δ'`.
+    """A layer in centred and scaled inputs: `A' = [(x − m) / s, 1] = A T`, so `Δ = T Δ'`.
 
     All inputs share one scale, the geometric mean of their deviations, but for those far from it: they are
     brought to within a factor `SPREAD`. (Each to its own deviation would free what is almost never
@@ -87,8 +87,8 @@ class View(NamedTuple):
 
     block: Block
     matrices: tuple[jax.Array, ...]  # θ^l of all layers
-    current: Pass  # its rows of the first layer are scaled, where the block has that layer
-    scaling: Scaling | None  # None: the block does not have it
+    current: Pass  # what lies below the block is scaled, where there is a scaling
+    scaling: Scaling | None  # of the block's first layer
 
     @property
     def below(self) -> tuple[jax.Array, ...]:
@@ -165,8 +165,11 @@ class BlockProblem:
 
     def solve(self, block: Block, matrices: Sequence[jax.Array], current: Pass, damping: jax.Array) -> Trial:
         """The change of a block for damping `λ`, `()`; where it is exactly quadratic, undamped whatever λ is."""
-        scaling = Scaling.of(current.below[0][:-1], self.weights) if block[0] == 0 else None
-        below = current.below if scaling is None else (scaling.below(current.below[0]), *current.below[1:])
+        # Inputs may come in any units; and an exact solve must not drown in rounding where activations are huge.
+        first, scaling, below = block[0], None, current.below
+        if first == 0 or self.is_quadratic(block):
+            scaling = Scaling.of(below[first][:-1], self.weights)
+            below = (*below[:first], scaling.below(below[first]), *below[first + 1 :])
         view = View(block, tuple(matrices), current._replace(below=below), scaling)
         slope = self._weigh(self.loss.gradient(current.prediction.T, self.batch.targets).T)
         if self.network.sizes[-1] == 1:
