@@ -56,7 +56,9 @@ class Hparams(NamedTuple):
     damping: float | jax.Array = 1e-2  # λ at the start; with full_batch=False, the least
     learning_rate: float | jax.Array = 1.0  # with full_batch=False: share of Δ that is taken
     momentum: float | jax.Array = 0.0  # with full_batch=False: share of the last change added, in [0, 1)
-    decay_steps: float | jax.Array = float("inf")  # with full_batch=False: the rate falls linearly to 0 over them
+    rate_decay: float | jax.Array = (
+        0.0  # with full_batch=False: share of the rate lost each step, 1 / steps to end at 0
+    )
 
 
 class Detail(NamedTuple):
@@ -93,6 +95,7 @@ class GaussNewton(Algorithm):
         checks.Limit("damping", 0.0, float("inf"), open_low=True),
         checks.Limit("learning_rate", 0.0, float("inf"), open_low=True),
         checks.Limit("momentum", 0.0, 1.0, open_high=True),
+        checks.Limit("rate_decay", 0.0, 1.0),
     )
 
     def start(self, params: Params) -> Inner:
@@ -159,7 +162,7 @@ class GaussNewton(Algorithm):
         objective = problem.objective(matrices, current.prediction)
         block = (0, self.network.num_layers - 1)
         trial = problem.solve(block, matrices, current, hparams.damping * state.inner.damping[0])
-        left = jnp.maximum(0.0, 1.0 - state.step.astype(hparams.damping.dtype) / hparams.decay_steps)
+        left = jnp.maximum(0.0, 1.0 - state.step.astype(hparams.damping.dtype) * hparams.rate_decay)
         rate = hparams.learning_rate * left
         change = [
             hparams.momentum * old + rate * new
@@ -269,7 +272,7 @@ def build(
         blocks: pairs `(first, last)` of layers, counted from zero, solved in this order in each
             step; see `one_by_one`, `together` and `default_blocks`, which None stands for.
         full_batch: False where steps receive different batches. Then all layers are one block, and
-            `learning_rate`, `momentum` and `decay_steps` count. The gain on the batch that a step was made
+            `learning_rate`, `momentum` and `rate_decay` count. The gain on the batch that a step was made
             for says little about others, so λ does not follow it: λ stays at `damping`, except that a
             step which raises the loss of its own batch is not taken and makes λ larger for a while.
 

@@ -370,7 +370,7 @@ def change(one, other):
 
 
 def test_changing_batches_lower_the_loss_of_all_rows(key):
-    _, loss = minibatches(key, 60, gauss_newton.Hparams(learning_rate=0.3, momentum=0.5, decay_steps=60.0))
+    _, loss = minibatches(key, 60, gauss_newton.Hparams(learning_rate=0.3, momentum=0.5, rate_decay=1 / 60))
     assert loss[1] < 0.05 * loss[0]
 
 
@@ -384,7 +384,7 @@ def test_momentum_adds_a_share_of_the_last_change(key):
 
 def test_the_rate_falls_to_zero(key):
     constant, _ = minibatches(key, 1, gauss_newton.Hparams(learning_rate=0.2))
-    states, _ = minibatches(key, 6, gauss_newton.Hparams(learning_rate=0.2, decay_steps=4.0))
+    states, _ = minibatches(key, 6, gauss_newton.Hparams(learning_rate=0.2, rate_decay=0.25))
     np.testing.assert_allclose(change(states[1], states[0]), change(constant[1], constant[0]), rtol=1e-9)
     assert np.linalg.norm(change(states[4], states[3])) > 0
     np.testing.assert_array_equal(change(states[6], states[4]), 0)

@@ -27,7 +27,7 @@ FIELDS = {
     "State": "params activations inner step loss best_params best_loss result",
     "Info": "loss update_norm finite detail metrics",
     "ills.Hparams": "learning_rate ridge",
-    "gauss_newton.Hparams": "weight_decay damping learning_rate momentum decay_steps",
+    "gauss_newton.Hparams": "weight_decay damping learning_rate momentum rate_decay",
     "adam.Hparams": "learning_rate b1 b2 eps",
 }
 LAYERS = [
