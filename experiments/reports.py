@@ -21,15 +21,15 @@ import jills
 from experiments import figures, records
 from experiments.compare import uninterrupted
 
-NAMES = {**figures.NAMES, "gauss_newton": "Gauss–Newton"}
-COLOURS = {**figures.COLOURS, "gauss_newton": "#009E73"}
-LINES = {**figures.LINES, "gauss_newton": "-."}
-MARKS = {**figures.MARKS, "gauss_newton": "^"}
-
 
 def style(name: str) -> dict:
     """Colour, line and mark of an algorithm, the same in all figures."""
-    return {"color": COLOURS[name], "linestyle": LINES[name], "marker": MARKS[name], "markersize": 4}
+    return {
+        "color": figures.COLOURS[name],
+        "linestyle": figures.LINES[name],
+        "marker": figures.MARKS[name],
+        "markersize": 4,
+    }
 
 
 def subplots(rows: int, columns: int):
@@ -120,8 +120,6 @@ def device_bytes() -> int | None:
 
 
 __all__ = [
-    "COLOURS",
-    "NAMES",
     "Timing",
     "close",
     "collect",

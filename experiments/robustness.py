@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 import jills
-from experiments import hard_problems, records, reports
+from experiments import figures, hard_problems, records, reports
 from experiments.hard_problems import FAMILIES, KINDS, Family
 from experiments.records import WORDS
 
@@ -158,7 +158,7 @@ def figure_of(members: pd.DataFrame, path: Path) -> None:
         with np.errstate(divide="ignore", invalid="ignore"):  # targets of zero
             ratio = np.nan_to_num(np.clip(part["final_loss"].to_numpy() / floor, 1e-12, 1e12), nan=1e12)
         across = place + spread.uniform(-0.3, 0.3, len(part))
-        panels[0, 0].scatter(across, ratio, s=3, alpha=0.4, color=reports.COLOURS["gauss_newton"])
+        panels[0, 0].scatter(across, ratio, s=3, alpha=0.4, color=figures.COLOURS["gauss_newton"])
     panels[0, 0].axhline(1, color="black", linewidth=0.8)
     panels[0, 0].set(yscale="log", ylabel="final loss / loss of the best constant")
     panels[0, 0].set_xticks(range(len(kinds)), kinds, rotation=30, ha="right")

@@ -31,7 +31,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 import jills
-from experiments import arithmetic, records, reports
+from experiments import arithmetic, figures, records, reports
 
 Timed = Callable[[], float]
 
@@ -332,7 +332,7 @@ def figure_of(table: pd.DataFrame, slopes: pd.DataFrame, path) -> None:
             panel = panels[row, column]
             for name, part in table[table["axis"] == axis].groupby("algorithm", sort=False):
                 slope = float(slopes.set_index(["axis", "algorithm"]).loc[(axis, name), quantity])
-                text = reports.NAMES[str(name)] + (f", exponent {slope:.2f}" if math.isfinite(slope) else "")
+                text = figures.NAMES[str(name)] + (f", exponent {slope:.2f}" if math.isfinite(slope) else "")
                 panel.plot(part["value"], part[quantity], label=text, **reports.style(str(name)))
             panel.set(xscale="log", yscale="log", xlabel=axis if row == len(quantities) - 1 else "")
             panel.grid(alpha=0.3)

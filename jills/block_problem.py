@@ -272,20 +272,20 @@ class BlockProblem:
         penalty = jax.vmap(lambda row: _flat(view.transposed(view.to_params(_parts(row, gradient)))))(
             jnp.eye(p, dtype=gram.dtype)
         )
-        gram = 0.5 * (gram + gram.T) + self.decay * penalty
         right = -_flat(gradient)
         # Below this share of its mean diagonal the Gram matrix holds nothing but rounding.
         floor = p * float(jnp.finfo(gram.dtype).eps)
-        shift = jnp.maximum(damping, floor) * jnp.trace(gram) / p
+        shift = jnp.maximum(damping, floor) * (jnp.trace(gram) / p + self.decay)
+        gram = 0.5 * (gram + gram.T) + self.decay * penalty
         if self.solver is not None and self.loss.quadratic:
-            x = self._by_rows(self.solver, view, dense, gradient, damping)
+            x = self._by_rows(self.solver, view, dense, gradient, shift)
         else:
             tiny = float(jnp.finfo(gram.dtype).tiny) ** 0.5
             x = kronecker.solve(gram + (shift + tiny) * jnp.eye(p, dtype=gram.dtype), right)
         decrease = jnp.dot(right, x) - 0.5 * jnp.dot(x, times(gram, x))
         return _parts(x, gradient), decrease, jnp.zeros((), jnp.int32)
 
-    def _by_rows(self, solver, view, dense, gradient, damping):
+    def _by_rows(self, solver, view, dense, gradient, shift):
         """The same by a solver of the engine, for squared error: its rows, and those of the decay below them."""
         k, p, n = dense.shape
         root = jnp.sqrt(self.weights * (2.0 / k))[None, :]
@@ -296,7 +296,9 @@ class BlockProblem:
         decay = jnp.sqrt(self.decay)
         rows = jnp.concatenate([rows, decay * basis.T])
         right = jnp.concatenate([right, -decay * _flat(list(own))])
-        return solver(rows, right, damping)
+        # The ridge of a solver is relative to the mean square of the columns.
+        mean = jnp.sum(jnp.square(rows)) / p
+        return solver(rows, right, shift / jnp.where(mean > 0, mean, jnp.ones_like(mean)))
 
 
 def _columns(array, which):

@@ -7,7 +7,7 @@ layers from the top down and then all of them together. For a block with paramet
 
     u_n(Δ) = (∂ h^L_n / ∂ θ) Δ                                    the network linearised in the block
     g = ∂ loss / ∂ θ,  G = Σ_n ω_n (∂h^L_n/∂θ)ᵀ Λ_n (∂h^L_n/∂θ)   ω_n = w_n / Σ w,  Λ = ∂² loss / ∂ h²
-    (G + δI + λDI) Δ = −(g + δθ)                                  δ: weight_decay,  D = tr(G + δI) / p
+    (G + δI + λDI) Δ = −(g + δθ)                                  δ: weight_decay,  D = tr(G) / p + δ
     keep θ + Δ if the objective  loss + ½ δ ‖all parameters‖²  is finite and lower
     λ follows the gain: actual over predicted decrease, of the undamped model
 
@@ -24,8 +24,8 @@ Three ways to solve, chosen by size (`build` tells how to choose yourself):
 * a block of up to `dense_limit` parameters: its Gram matrix, by Cholesky, or a solver of the engine;
 * any other: conjugate gradients on `G` as a product, from zero, with a Kronecker preconditioner.
 
-The inputs are centred and scaled inside the solves of the first layer, so that data of any units
-train alike (a damping of `I` could not hold inputs of 1e6 and of 1 together).
+Inside the solves of the first layer the inputs are centred and scaled (`jills.block_problem.Scaling`):
+a damping of `I` could not hold inputs of 1e6 and of 1 together. λ and D mean those coordinates.
 
 References: Levenberg 1944; Marquardt 1963; Nielsen 1999 (damping); Martens & Grosse 2015
 (arXiv 1503.05671, preconditioner); Schraudolph 2002 (products with Gauss–Newton matrices).

@@ -27,10 +27,8 @@ class Quadratic(NamedTuple):
         curved, p = self.gram + self.penalty, len(self.gram)
         if damping == 0:
             return self.back @ np.linalg.lstsq(curved, -self.gradient, rcond=1e-13)[0]
-        if iterative:
-            scale = np.trace(self.gram) / p + self.penalty[-1, -1]  # the last bias is not scaled: δ
-        else:
-            scale = np.trace(curved) / p
+        scale = np.trace(self.gram) / p + self.penalty[-1, -1]  # the last bias is not scaled: δ
+        if not iterative:
             damping = max(damping, p * np.finfo(np.float64).eps)
         return self.back @ np.linalg.solve(curved + damping * scale * np.eye(p), -self.gradient)
 
