@@ -5,8 +5,8 @@
 Fashion-MNIST, 784-128-10, ReLU and softmax cross-entropy by default. Every trainer gets the same seconds of run time
 (its number of epochs follows from the pace of its first one, which is thrown away), the same start, and a rate that
 falls linearly to zero over its own epochs. They take turns: next is the one whose clock is behind. Adam: batches of
-128, three rates. Gauss–Newton: batches of 2048 and one conjugate-gradient product a step. Leaves `curves.csv`, a figure, the peak
-memory of the process, versions and device. Ctrl-C keeps the epochs that are complete.
+128, three rates. Gauss–Newton: batches of 2048 and one conjugate-gradient product a step. Leaves `curves.csv` (with
+the peak memory of the process), a figure, versions and device. Ctrl-C keeps the epochs that are complete.
 """
 
 import argparse
