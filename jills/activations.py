@@ -23,12 +23,14 @@ class Activation:
         derivative: `f'`, as a function of the total input `H`.
         inverse: `f⁻¹` on the open image, or None where `f` has none (ReLU).
         image: the open interval `(low, high)` of the values of `f`.
+        kinked: whether `f'` jumps, as that of ReLU does.
     """
 
     forward: Function
     derivative: Function
     inverse: Function | None = None
     image: tuple[float, float] = (-math.inf, math.inf)
+    kinked: bool = False
 
     def __call__(self, total_input: jax.Array) -> jax.Array:
         """`f(H)`."""
@@ -174,7 +176,7 @@ tanh = Activation(_tanh, _tanh_derivative, _tanh_inverse, (-1.0, 1.0))
 sigmoid = Activation(_sigmoid, _sigmoid_derivative, _sigmoid_inverse, (0.0, 1.0))
 softplus = Activation(_softplus, _sigmoid, _softplus_inverse, (0.0, math.inf))
 arcsinh = Activation(_arcsinh, _arcsinh_derivative, _arcsinh_inverse)
-relu = Activation(_relu, _relu_derivative)
+relu = Activation(_relu, _relu_derivative, kinked=True)
 gelu = Activation(_gelu, _gelu_derivative)
 silu = Activation(_silu, _silu_derivative)
 
@@ -192,5 +194,5 @@ def leaky_relu(slope: float = 0.1) -> Activation:
         )
     slope = float(slope)
     return Activation(
-        _WithSlope(_leaky, slope), _WithSlope(_leaky_derivative, slope), _WithSlope(_leaky_inverse, slope)
+        _WithSlope(_leaky, slope), _WithSlope(_leaky_derivative, slope), _WithSlope(_leaky_inverse, slope), kinked=True
     )

@@ -8,7 +8,7 @@ layers from the top down and then all of them together. For a block with paramet
     u_n(Δ) = (∂ h^L_n / ∂ θ) Δ                                    the network linearised in the block
     g = ∂ loss / ∂ θ,  G = Σ_n ω_n (∂h^L_n/∂θ)ᵀ Λ_n (∂h^L_n/∂θ)   ω_n = w_n / Σ w,  Λ = ∂² loss / ∂ h²
     (G + δI + λDI) Δ = −(g + δθ)                                  δ: weight_decay,  D = tr(G) / p + δ
-    keep θ + Δ if the objective  loss + ½ δ ‖all parameters‖²  is finite and lower
+    keep the first of θ + Δ, θ + Δ/4, … whose objective,  loss + ½ δ ‖all parameters‖²,  is finite and lower
     λ follows the gain: actual over predicted decrease, of the undamped model
 
 Since a block is kept only if the objective falls, it never rises as long as the batch stays the same.
@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jills import checks, linearization, losses, results, solvers
 from jills.algorithm import Algorithm
@@ -47,6 +48,7 @@ from jills.types import Batch, Layer, Params, State
 
 MOST_LAYERS_ONE_BY_ONE = 5
 LARGEST_DAMPING = 1e8
+SEARCH_STEPS = 6  # the whole step, a quarter, a sixteenth, …
 
 
 class Hparams(NamedTuple):
@@ -140,13 +142,11 @@ class GaussNewton(Algorithm):
             damping = hparams.damping * inner.damping[index]
             exact = problem.is_quadratic(block)
             trial = problem.solve(block, matrices, current, damping)
-            moved = _moved(matrices, block, trial.change)
-            after = linearization.forward(self.network, moved, current, block[0])
-            value = problem.objective(moved, after.prediction)
+            scale, moved, after, value = self._search(problem, block, matrices, current, objective, trial.change)
             accepted = jnp.isfinite(value) & (value < objective)
             gain = (objective - value) / jnp.where(trial.decrease > 0, trial.decrease, jnp.ones_like(value))
             if not exact:
-                inner = _adapt(inner, index, accepted, gain, hparams.damping)
+                inner = _adapt(inner, index, accepted, scale == 1.0, gain, hparams.damping)
             matrices, current, objective = jax.tree.map(
                 lambda new, old, kept=accepted: jnp.where(kept, new, old),
                 (moved, after, value),
@@ -154,6 +154,26 @@ class GaussNewton(Algorithm):
             )
             outcomes.append((block, trial, accepted))
         return matrices, current, objective, inner, self._detail(outcomes, inner, hparams)
+
+    def _search(self, problem, block, matrices, current, objective, change):
+        """The first of Δ, Δ/4, … that lowers the objective, or else the last: `(share, θ, its pass, its objective)`.
+
+        Where a ReLU bends, a short step along Δ goes on long after every long one, however damped, has failed.
+        """
+
+        def going(carry):
+            count, _, _, _, value = carry
+            return (count == 0) | ((count < SEARCH_STEPS) & ~(jnp.isfinite(value) & (value < objective)))
+
+        def attempt(carry):
+            count, share, _, _, _ = carry
+            share = jnp.where(count == 0, share, 0.25 * share)
+            moved = _moved(matrices, block, [share * part for part in change])
+            after = linearization.forward(self.network, moved, current, block[0])
+            return count + 1, share, moved, after, problem.objective(moved, after.prediction)
+
+        start = (jnp.zeros((), jnp.int32), jnp.ones_like(objective), tuple(matrices), current, objective)
+        return lax.while_loop(going, attempt, start)[1:]
 
     def _minibatch(self, hparams, state, batch):
         problem = self._problem(hparams, batch)
@@ -215,9 +235,14 @@ def _moved(matrices, block, change):
     return (*matrices[:first], *moved, *matrices[last + 1 :])
 
 
-def _adapt(inner, index, accepted, gain, start):
-    """λ after a trial: less where the model predicted well, more where it did not, ever faster while rejected."""
+def _adapt(inner, index, accepted, whole, gain, start):
+    """λ after a trial: by the gain of a whole step, a little less after a shorter one, ever more while rejected.
+
+    A shorter step that succeeds says that Δ was too long, not that its direction was too undamped: with more λ
+    instead, networks of ReLU came to rest at their kinks, at twice the loss.
+    """
     factor = jnp.where(gain > 0.75, 0.2, jnp.where(gain < 0.25, 2.0, 2.0 / 3.0)).astype(gain.dtype)
+    factor = jnp.where(whole, factor, 0.7).astype(gain.dtype)
     factor = jnp.where(accepted, factor, inner.growth[index])
     growth = jnp.where(accepted, 4.0, jnp.minimum(2.0 * inner.growth[index], 1e3)).astype(gain.dtype)
     smallest = 1e-9 if gain.dtype == jnp.float64 else 1e-8
@@ -242,11 +267,20 @@ def together(network: Network) -> tuple[Block, ...]:
     return ((0, 0),) if top == 0 else ((top, top), (0, top))
 
 
-def default_blocks(network: Network) -> tuple[Block, ...]:
-    """Each layer from the top down, then all together; without the lower ones from `MOST_LAYERS_ONE_BY_ONE` on."""
-    if not 1 < network.num_layers < MOST_LAYERS_ONE_BY_ONE:
-        return together(network)
-    return (*one_by_one(network), (0, network.num_layers - 1))
+def default_blocks(network: Network, loss: losses.Loss = losses.squared_error) -> tuple[Block, ...]:
+    """Each layer from the top down, then all together; without the lower ones from `MOST_LAYERS_ONE_BY_ONE` on.
+
+    With squared error and hidden activations that have kinks (ReLU) the output layer moves with all others only:
+    solved exactly by itself it gets large weights, at which every step of the layers below meets a kink.
+    """
+    top = network.num_layers - 1
+    whole = (0, top)
+    if top == 0:
+        return (whole,)
+    layers = one_by_one(network) if network.num_layers < MOST_LAYERS_ONE_BY_ONE else ((top, top),)
+    if loss.quadratic and any(activation.kinked for activation in network.activations[:-1]):
+        layers = layers[1:]
+    return (*layers, whole)
 
 
 def build(
@@ -279,7 +313,7 @@ def build(
     Raises:
         ValueError: blocks that are not runs of layers of the network, or a negative `dense_limit`.
     """
-    blocks = default_blocks(network) if blocks is None else tuple((int(a), int(b)) for a, b in blocks)
+    blocks = default_blocks(network, loss) if blocks is None else tuple((int(a), int(b)) for a, b in blocks)
     if not blocks or not all(0 <= first <= last < network.num_layers for first, last in blocks):
         raise ValueError(
             f"gauss_newton: blocks are {blocks}, but must be pairs (first, last) with "

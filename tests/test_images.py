@@ -110,10 +110,10 @@ def test_fashion_mnist_keeps_the_published_split(tmp_path):
     ("content", "message"),
     [
         (b"plain", "is damaged"),
-        (gzip.compress(bytes(99))[:-9], "is damaged"),
-        (gzip.compress(b"\0\0\x0d\1\0\0\0\1...."), "is no IDX file of bytes"),  # floats
-        (gzip.compress(b"\0\0\x08\3\0\0\0\1"), "is no IDX file of bytes"),  # ends in the shape
-        (gzip.compress(b"\0\0\x08\1\0\0\0\3ab"), r"has 2 values, but states the shape \(3,\)"),
+        (gzip.compress(bytes(99), mtime=0)[:-9], "is damaged"),
+        (gzip.compress(b"\0\0\x0d\1\0\0\0\1....", mtime=0), "is no IDX file of bytes"),  # floats
+        (gzip.compress(b"\0\0\x08\3\0\0\0\1", mtime=0), "is no IDX file of bytes"),  # ends in the shape
+        (gzip.compress(b"\0\0\x08\1\0\0\0\3ab", mtime=0), r"has 2 values, but states the shape \(3,\)"),
     ],
 )
 def test_a_damaged_idx_file_is_refused(tmp_path, content, message):
