@@ -61,7 +61,9 @@ class Scaling(NamedTuple):
         count = jnp.maximum(jnp.sum((~constant).astype(size.dtype)), 1.0)
         typical = jnp.exp(jnp.sum(logarithm) / count)
         ratio = jnp.where(constant, jnp.ones_like(size), deviation / typical)
-        return cls(mean, typical * jnp.maximum(1.0, ratio / SPREAD) * jnp.minimum(1.0, ratio * SPREAD))
+        scale = typical * jnp.maximum(1.0, ratio / SPREAD) * jnp.minimum(1.0, ratio * SPREAD)
+        # What rounding leaves of a constant input must vanish beside it, or its weight would move with the bias.
+        return cls(mean, jnp.where(constant, jnp.maximum(scale, jnp.abs(mean)), scale))
 
     def below(self, below: jax.Array) -> jax.Array:
         """`A'` from `A`, both `(d + 1, n)`."""

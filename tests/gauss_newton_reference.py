@@ -90,7 +90,10 @@ def _scaling(network, inputs, omega, size, block) -> np.ndarray:
     if block[0] > 0:
         return np.eye(size)
     mean = omega @ inputs
-    scale = np.sqrt(omega @ (inputs - mean) ** 2)
+    deviation = np.sqrt(omega @ (inputs - mean) ** 2)
+    typical = np.prod(deviation) ** (1 / len(deviation))
+    # Within a factor of 30 all share the typical scale; what is further away is brought to that factor.
+    scale = np.array([typical * max(one / typical / 30, 1) * min(one / typical * 30, 1) for one in deviation])
     one = np.block([[np.diag(1 / scale), np.zeros((len(mean), 1))], [-(mean / scale)[None], np.ones((1, 1))]])
     first = np.kron(one, np.eye(network.sizes[1]))
     return np.asarray(block_diag(first, np.eye(size - len(first))))

@@ -120,7 +120,7 @@ WRONG = {
     "hparams.ills.learning_rate=[]": r"hparams.ills.learning_rate: the list is empty; give at least one number",
     "hparams.ills.learning_rate=[0.1,1.5]": r"hparams.ills: learning_rate is 1.5, but must lie in \(0, 1\]",
     "hparams.adam.learning_rate=-1.0": r"hparams.adam: learning_rate is -1, but must lie in \(0, inf\)",
-    "hparams={}": r"hparams: names no algorithm; allowed: ills, adam",
+    "hparams={}": r"hparams: names no algorithm; allowed: ills, gauss_newton, adam",
     "data.lags=400": r"lags=400: must lie between 1 and 308",
     "network.output='relu'": r"hparams.ills: ills: the output activation has no inverse",
     "loss='hinge'": r"loss: Input should be 'squared_error', 'softmax_cross_entropy', .*, not 'hinge'",
@@ -158,7 +158,7 @@ def test_a_config_chooses_the_loss_and_where_ills_aims():
         return [config.build_algorithm(loaded, name, network) for name in ("ills", "gauss_newton", "adam")]
 
     chosen = algorithms("loss=huber", "delta=0.3", "ills.target=ideal")
-    assert [algorithm.loss for algorithm in chosen] == 2 * [jills.losses.huber(0.3)]
+    assert [algorithm.loss for algorithm in chosen] == 3 * [jills.losses.huber(0.3)]
     assert chosen[0].target == jills.ills.ideal
     softmax = [algorithms("loss=softmax_cross_entropy", *more)[0] for more in (
         (), ("ills.target=softened", "ills.epsilon=0.2"), ("ills.target=scaled", "ills.logit=2.0")
@@ -166,7 +166,7 @@ def test_a_config_chooses_the_loss_and_where_ills_aims():
     assert {algorithm.loss for algorithm in softmax} == {jills.losses.softmax_cross_entropy}
     expected = [jills.ills.working_response, jills.ills.softened(0.2), jills.ills.scaled(2.0)]
     assert [algorithm.target for algorithm in softmax] == expected
-    assert [algorithm.loss for algorithm in algorithms()] == 2 * [jills.losses.squared_error]
+    assert [algorithm.loss for algorithm in algorithms()] == 3 * [jills.losses.squared_error]
 
 
 def test_test_losses_and_baselines_are_in_the_loss_of_the_config():
