@@ -13,6 +13,8 @@ import jills
 from experiments import arithmetic, hard_problems, many_networks, reports, robustness, scaling
 from jills.conjugate_gradients import ConjugateGradients
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 SIZES, ROWS = (3, 5, 2), 11
 
 
