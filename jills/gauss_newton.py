@@ -116,10 +116,7 @@ class GaussNewton(Algorithm):
         return self.keep_best(state, values, loss), detail._replace(objective=objective)
 
     def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[Params, Inner, Detail]:
-        """One step; `build` tells what is different on minibatches."""
-        if self.full_batch:
-            matrices, _, objective, inner, detail = self._full_batch(hparams, state, batch)
-            return _split(matrices), inner, detail._replace(objective=objective)
+        """One step on a minibatch, see `build`; those on a full batch are `advance`'s own."""
         return self._minibatch(hparams, state, batch)
 
     def ended(self, info, code: jax.Array) -> jax.Array:

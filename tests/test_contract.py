@@ -109,7 +109,7 @@ def test_three_grids_are_one_trace(case, key, monkeypatch):
     def allow_one_trace():
         monkeypatch.undo()
         chex.clear_trace_counter()
-        monkeypatch.setattr(kind, "update", chex.assert_max_traces(1)(kind.update))
+        monkeypatch.setattr(kind, "advance", chex.assert_max_traces(1)(kind.advance))
 
     allow_one_trace()
     results = [jills.sweep(case.algorithm, numbers, fresh_problem, keys, 3, 2) for numbers in case.grids]
