@@ -105,6 +105,11 @@ def cholesky(columns: int) -> float:
     return columns**3 / 6
 
 
+def inverse(columns: int) -> float:
+    """`5 p³ / 3`, of a `(p, p)` matrix by Cholesky, a triangular solve, and a product; of a number nothing."""
+    return cholesky(columns) + columns**3 / 2 + columns**3 if columns > 1 else 0
+
+
 def iterative_blocks(
     sizes: Sizes, rows: int, blocks: Sequence[tuple[int, int]], dense_limit: int = DENSE_LIMIT
 ) -> list:
@@ -132,9 +137,11 @@ def gauss_newton(
 
     * trial `n Σ_(l≥a) P_l`; gradient: sensitivities `n T`, and `n P`;
     * dense (P ≤ dense_limit, not the output layer alone): `n k T + n k P² + P³ / 6 + 2 P²`;
-    * otherwise, with k > 1, `m k T` for S, which one output has from its gradient; for Γ, Σ and their inverses
-      `Σ_(l=a…b) [m_l (n_l + 1)² + m k n_(l+1)² + 7/6 (n_l + 1)³ + 7/6 n_(l+1)³]`; each iteration `2 n P` (k = 1) or
-      `2 n (P + T)`; each, and one more, preconditions by `Σ_(l=a…b) P_l (n_l + 1 + n_(l+1))`.
+    * otherwise each iteration `2 n P` (k = 1) or `2 n (P + T)`; each, and one more, preconditions by
+      `Σ_(l=a…b) P_l (n_l + 1 + n_(l+1))`.
+
+    And for the output layer alone, and once for the layers a … b of all other such blocks: `n T` (k = 1) or `m k T` for S;
+    for Γ, Σ and their inverses `Σ_(l=a…b) [m_l (n_l + 1)² + m k n_(l+1)² + 5/3 (n_l + 1)³ + 5/3 n_(l+1)³]`.
 
     Γ and Σ are taken from `m_l` and m of the n rows, see `kronecker.rows_for_gamma` and `rows_for_sigma`.
 
@@ -150,7 +157,7 @@ def gauss_newton(
     outputs, iterative = sizes[-1], iterative_blocks(sizes, rows, blocks, dense_limit)
     params = [(below + 1) * above for below, above in pairwise(sizes)]
     few = _count(rows, kronecker.rows_for_sigma(rows, outputs))
-    parts = dict.fromkeys(Pieces._fields, 0.0) | {"forward": rows * sum(params)}
+    parts: dict[str, float] = dict.fromkeys(Pieces._fields, 0.0) | {"forward": rows * sum(params)}
     for first, last in blocks:
         own, down = range(first, last + 1), forward(sizes, rows, first + 1)
         size = sum(params[first : last + 1])
@@ -161,15 +168,20 @@ def gauss_newton(
             parts["sensitivities"] += outputs * down
             parts["dense"] += rows * outputs * size**2 + cholesky(size) + 2 * size**2
             continue
-        parts["sensitivities"] += 0 if outputs == 1 else outputs * down * few / rows
         for layer in own:
+            parts["products"] += (iterations + 1) * params[layer] * (sizes[layer] + 1 + sizes[layer + 1])
+        parts["products"] += iterations * 2 * (rows * size + (0 if outputs == 1 else down))
+    top = (len(params) - 1, len(params) - 1)
+    shared = [block for block in iterative if block != top]
+    spans = [top] if top in iterative else []
+    if shared:
+        spans.append((min(first for first, _ in shared), max(last for _, last in shared)))
+    for first, last in spans:
+        parts["sensitivities"] += outputs * forward(sizes, rows, first + 1) * (1 if outputs == 1 else few / rows)
+        for layer in range(first, last + 1):
             below, above = sizes[layer] + 1, sizes[layer + 1]
             some = _count(rows, kronecker.rows_for_gamma(rows, below))
-            parts["preconditioner"] += (
-                some * below**2 + few * outputs * above**2 + 7 * (cholesky(below) + cholesky(above))
-            )
-            parts["products"] += (iterations + 1) * params[layer] * (below + above)
-        parts["products"] += iterations * 2 * (rows * size + (0 if outputs == 1 else down))
+            parts["preconditioner"] += some * below**2 + few * outputs * above**2 + inverse(below) + inverse(above)
     return Pieces(**parts)
 
 

@@ -205,11 +205,11 @@ def forward_passes(network: jills.Network, ready: Ready) -> list:
 
 
 def sensitivities(network: jills.Network, ready: Ready) -> list:
-    """`S^l` of every layer, each from the output down."""
-    return [
-        linearization.carry_down(ready.matrices, ready.current.slopes, (layer, layer), ready.weights[None, :])
-        for layer in range(network.num_layers)
-    ]
+    """`S^l` of every layer, each from the output down; and for the preconditioner of the hidden ones once more."""
+    layers = range(network.num_layers)
+    blocks = [*((layer, layer) for layer in layers), (0, network.num_layers - 2)]
+    down = partial(linearization.carry_down, ready.matrices, ready.current.slopes)
+    return [down(block, ready.weights[None, :]) for block in blocks]
 
 
 def gradients(network: jills.Network, ready: Ready) -> list:
@@ -220,15 +220,16 @@ def gradients(network: jills.Network, ready: Ready) -> list:
 def preconditioner(network: jills.Network, ready: Ready) -> list:
     """Γ, Σ and the inverses of every layer."""
     n, k = len(ready.weights), network.sizes[-1]
-    found = []
+    moments, dampings = [], []
     for below, root in zip(ready.current.below, ready.roots, strict=True):
         few, many = kronecker.rows_for_sigma(n, k), kronecker.rows_for_gamma(n, len(below))
         roots, standing = _columns(root, few)[None], _columns(ready.weights, few)
         moment = kronecker.moments(
             _columns(below, many), _columns(ready.weights, many), _columns(below, few), roots, roots, standing
         )
-        found.append(kronecker.factors(moment, 0.01 * moment.trace / (len(below) * len(root))))
-    return found
+        moments.append(moment)
+        dampings.append(0.01 * moment.trace / (len(below) * len(root)))
+    return kronecker.factors(moments, dampings)
 
 
 def _columns(array, which):

@@ -7,6 +7,7 @@ The equations and the three ways to solve it stand in `jills.gauss_newton`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -14,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import activations, kronecker, linearization
-from jills.conjugate_gradients import ConjugateGradients, Vector, dot
+from jills.conjugate_gradients import ConjugateGradients, Vector, dot, sum_of
+from jills.kronecker import Factors
 from jills.linearization import Block, Pass, times
 from jills.losses import Loss
 from jills.network import Network
+from jills.scaling import Scaling
 from jills.solvers import Solver
 from jills.types import Batch
 
@@ -33,55 +36,11 @@ class Trial(NamedTuple):
     products: jax.Array  # () int32, conjugate-gradient products
 
 
-SPREAD = 30.0  # inputs whose deviations differ from the typical one by no more than this factor stay as they are
+class Curvature(NamedTuple):
+    """What the solves of a step share of a layer's Gauss–Newton matrix."""
 
-
-class Scaling(NamedTuple):
-    """A layer in centred and scaled inputs: `A' = [(x − m) / s, 1] = A T`, so `Δ = T Δ'`.
-
-    All inputs share one scale, the geometric mean of their deviations, but for those far from it: they are
-    brought to within a factor `SPREAD`. (Each to its own deviation would free what is almost never
-    seen, such as the corners of images, from its damping.)
-    """
-
-    mean: jax.Array  # (d,) m
-    scale: jax.Array  # (d,) s
-
-    @classmethod
-    def of(cls, inputs: jax.Array, weights: jax.Array) -> "Scaling":
-        """From inputs `(d, n)` and their weights `(n,)` of sum 1."""
-        mean = times(inputs, weights)
-        # By the largest entry first: squares of 1e20 overflow float32.
-        apart = jnp.where(weights[None, :] > 0, jnp.abs(inputs - mean[:, None]), jnp.zeros_like(inputs))
-        largest = jnp.max(apart, axis=1)
-        constant = largest <= 8 * float(jnp.finfo(inputs.dtype).eps) * jnp.abs(mean)
-        size = jnp.where(constant, jnp.ones_like(largest), largest)
-        deviation = size * jnp.sqrt(times(jnp.square(apart / size[:, None]), weights))
-        logarithm = jnp.where(constant, jnp.zeros_like(size), jnp.log(deviation))
-        count = jnp.maximum(jnp.sum((~constant).astype(size.dtype)), 1.0)
-        typical = jnp.exp(jnp.sum(logarithm) / count)
-        ratio = jnp.where(constant, jnp.ones_like(size), deviation / typical)
-        scale = typical * jnp.maximum(1.0, ratio / SPREAD) * jnp.minimum(1.0, ratio * SPREAD)
-        # What rounding leaves of a constant input must vanish beside it, or its weight would move with the bias.
-        return cls(mean, jnp.where(constant, jnp.maximum(scale, jnp.abs(mean)), scale))
-
-    def below(self, below: jax.Array) -> jax.Array:
-        """`A'` from `A`, both `(d + 1, n)`."""
-        scaled = (below[:-1] - self.mean[:, None]) / self.scale[:, None]
-        return jnp.concatenate([scaled, below[-1:]])
-
-    def to_params(self, change: jax.Array) -> jax.Array:
-        """`T Δ'`."""
-        weight = change[:-1] / self.scale[:, None]
-        return jnp.concatenate([weight, change[-1:] - times(self.mean[None, :], weight)])
-
-    def transposed(self, vector: jax.Array) -> jax.Array:
-        """`Tᵀ v`."""
-        return jnp.concatenate([(vector[:-1] - self.mean[:, None] * vector[-1:]) / self.scale[:, None], vector[-1:]])
-
-    def gradient(self, scaled: jax.Array) -> jax.Array:
-        """The gradient in the parameters from that in Δ': `T⁻ᵀ g'`."""
-        return jnp.concatenate([self.scale[:, None] * scaled[:-1] + self.mean[:, None] * scaled[-1:], scaled[-1:]])
+    factors: Factors  # the inverse of its Kronecker approximation, damped
+    trace: jax.Array  # () of the matrix; scales the damping
 
 
 class View(NamedTuple):
@@ -96,6 +55,11 @@ class View(NamedTuple):
     def below(self) -> tuple[jax.Array, ...]:
         """`A^l` of the block's layers."""
         return self.current.below[self.block[0] : self.block[1] + 1]
+
+    @property
+    def own(self) -> tuple[jax.Array, ...]:
+        """`θ^l` of the block's layers."""
+        return self.matrices[self.block[0] : self.block[1] + 1]
 
     def push(self, change: Vector) -> jax.Array:
         """The change of the prediction, `(k, n)`."""
@@ -112,6 +76,10 @@ class View(NamedTuple):
     def to_params(self, change: Vector) -> Vector:
         """`Δ = T Δ'`."""
         return change if self.scaling is None else [self.scaling.to_params(change[0]), *change[1:]]
+
+    def from_params(self, change: Vector) -> Vector:
+        """`Δ' = T⁻¹ Δ`."""
+        return change if self.scaling is None else [self.scaling.from_params(change[0]), *change[1:]]
 
     def transposed(self, vector: Vector) -> Vector:
         """`Tᵀ v`."""
@@ -146,12 +114,15 @@ class BlockProblem:
     wide: ConjugateGradients
     dense_limit: int
 
-    def objective(self, matrices: Sequence[jax.Array], prediction: jax.Array) -> jax.Array:
-        """`loss + ½ δ ‖θ‖²`, `()`, for a prediction `(k, n)`."""
-        squares = jnp.sum(jnp.stack([jnp.sum(jnp.square(matrix)) for matrix in matrices]))
+    def loss_of(self, prediction: jax.Array) -> jax.Array:
+        """The loss of a prediction `(k, n)`, `()`."""
+        return self.loss(prediction.T, self.batch.targets, self.batch.weights)
+
+    def penalty(self, matrices: Sequence[jax.Array]) -> jax.Array:
+        """`½ δ ‖θ‖²`, `()`."""
+        squares = dot(list(matrices), list(matrices))
         # Not where δ = 0: squares of a diverged trial may overflow, and 0 · inf is NaN.
-        decay = jnp.where(self.decay > 0, 0.5 * self.decay * squares, jnp.zeros_like(squares))
-        return self.loss(prediction.T, self.batch.targets, self.batch.weights) + decay
+        return jnp.where(self.decay > 0, 0.5 * self.decay * squares, jnp.zeros_like(squares))
 
     def is_quadratic(self, block: Block) -> bool:
         """Whether the objective is exactly quadratic in a block: the output layer, identity and squared error."""
@@ -165,32 +136,84 @@ class BlockProblem:
         entries = self.batch.inputs.shape[0] * sizes[-1] * params
         return params <= self.dense_limit and entries <= MOST_DENSE_ENTRIES
 
-    def solve(self, block: Block, matrices: Sequence[jax.Array], current: Pass, damping: jax.Array) -> Trial:
-        """The change of a block for damping `λ`, `()`; where it is exactly quadratic, undamped whatever λ is."""
-        # Inputs may come in any units; and an exact solve must not drown in rounding where activations are huge.
+    @cached_property
+    def inputs(self) -> tuple[Scaling, jax.Array]:
+        """The scaling of the inputs, and `A'` of the first layer."""
+        inputs = self.batch.inputs.T
+        scaling = Scaling.of(inputs, self.weights)
+        return scaling, scaling.below(linearization.with_ones(inputs))
+
+    def view(self, block: Block, matrices: Sequence[jax.Array], current: Pass) -> View:
+        """The network linearised in a block."""
+        # Inputs may come in any units; and an exact solve must not drown in rounding where activations can be huge.
         first, scaling, below = block[0], None, current.below
-        if first == 0 or self.is_quadratic(block):
+        if first == 0:
+            scaling, scaled = self.inputs
+            below = (scaled, *below[1:])
+        elif self.is_quadratic(block) and not np.all(np.isfinite(self.network.activations[first - 1].image)):
             scaling = Scaling.of(below[first][:-1], self.weights)
             below = (*below[:first], scaling.below(below[first]), *below[first + 1 :])
-        view = View(block, tuple(matrices), current._replace(below=below), scaling)
+        return View(block, tuple(matrices), current._replace(below=below), scaling)
+
+    def curvatures(
+        self, block: Block, matrices: Sequence[jax.Array], current: Pass, dampings: Sequence[jax.Array]
+    ) -> dict[int, Curvature]:
+        """The curvature of each layer of a block for its damping `λ`, by the number of the layer."""
+        view = self.view(block, matrices, current)
+        sensitivity = view.carry_down(jnp.ones_like(current.prediction)) if self.network.sizes[-1] == 1 else None
+        return self._curvatures(view, self._roots(view, sensitivity), dampings)
+
+    def _curvatures(self, view, roots, dampings):
+        moments = self._moments(view, roots)
+        tiny = float(jnp.finfo(self.decay.dtype).tiny) ** 0.5
+        mean = sum_of([moment.trace for moment in moments]) / sum(matrix.size for matrix in view.own) + self.decay
+        shifts = [damping * mean + self.decay + tiny for damping in dampings]
+        factors = kronecker.factors(moments, shifts)
+        traces = [moment.trace for moment in moments]
+        return {view.block[0] + i: Curvature(*pair) for i, pair in enumerate(zip(factors, traces, strict=True))}
+
+    def solve(
+        self,
+        block: Block,
+        matrices: Sequence[jax.Array],
+        current: Pass,
+        damping: jax.Array,
+        curvatures: dict[int, Curvature] | None = None,
+        guess: Vector | None = None,
+    ) -> Trial:
+        """The change of a block for damping `λ`, `()`; where it is exactly quadratic, undamped whatever λ is.
+
+        Args:
+            block: first and last layer.
+            matrices: `θ^l` of all layers.
+            current: their forward pass.
+            damping: `λ`.
+            curvatures: of the block's layers, perhaps of slightly older parameters; None: taken anew.
+            guess: a change that conjugate gradients start from.
+        """
+        view = self.view(block, matrices, current)
         slope = self._weigh(self.loss.gradient(current.prediction.T, self.batch.targets).T)
         if self.network.sizes[-1] == 1:
             sensitivity = view.carry_down(jnp.ones_like(current.prediction))
-            roots = [
-                one * jnp.sqrt(jnp.maximum(self._curve(current.prediction, jnp.ones_like(slope)), 0.0))
-                for one in sensitivity
-            ]
             fall = view.gather([one * slope for one in sensitivity])
         else:
-            roots, fall = None, view.gather(view.carry_down(slope))
-        own = matrices[block[0] : block[1] + 1]
-        decay = view.transposed([self.decay * matrix for matrix in own])
+            sensitivity, fall = None, view.gather(view.carry_down(slope))
+        decay = view.transposed([self.decay * matrix for matrix in view.own])
         gradient = [g + d for g, d in zip(fall, decay, strict=True)]
         if self.is_dense(block) and not self.is_quadratic(block):
             change, decrease, products = self._direct(view, gradient, damping)
         else:
-            change, decrease, products = self._iterate(view, roots, gradient, damping)
+            roots = self._roots(view, sensitivity)
+            change, decrease, products = self._iterate(view, roots, gradient, damping, curvatures, guess)
         return Trial(view.to_params(change), decrease, view.unscaled(gradient), products)
+
+    def _roots(self, view, sensitivity):
+        """`(ω Λ)^½ S` of the block's layers, `(n_l, n)` each, where there is one output; else None."""
+        if sensitivity is None:
+            return None
+        prediction = view.current.prediction
+        curved = jnp.sqrt(jnp.maximum(self._curve(prediction, jnp.ones_like(prediction)), 0.0))
+        return [one * curved for one in sensitivity]
 
     def _weigh(self, values):
         """`ω_n v_n` for `(k, n)`, and zero in rows of weight zero, whatever they hold."""
@@ -204,42 +227,44 @@ class BlockProblem:
         """`ω_n Λ_n S_n` for `S` `(k, j, n)`."""
         return jax.vmap(lambda part: self._curve(prediction, part), in_axes=1, out_axes=1)(sensitivity)
 
-    def _iterate(self, view, roots, gradient, damping):
-        moments = self._moments(view, roots)
-        mean = sum(moment.trace for moment in moments) / sum(part.size for part in gradient) + self.decay
-        tiny = float(jnp.finfo(mean.dtype).tiny) ** 0.5
-        wide, shift = self.wide, damping * mean
-
-        if self.is_quadratic(view.block):
+    def _iterate(self, view, roots, gradient, damping, curvatures, guess):
+        eps = float(jnp.finfo(self.decay.dtype).eps)
+        wide, exact = self.wide, self.is_quadratic(view.block)
+        if exact:
             # Its factors are exact up to rounding, and a few products reach it. Where units are collinear or dead
             # the Gram matrix holds only rounding: without a floor parameters of 1e14 come of it.
-            eps = float(jnp.finfo(mean.dtype).eps)
-            wide, shift = ConjugateGradients(12, 1e3 * eps), eps * mean
-        factors = [kronecker.factors(moment, shift + self.decay + tiny) for moment in moments]
+            wide, damping, curvatures = ConjugateGradients(12, 1e3 * eps), jnp.full_like(self.decay, eps), None
+        if curvatures is None:
+            curvatures = self._curvatures(view, roots, [damping] * len(gradient))
+        own = [curvatures[layer] for layer in range(view.block[0], view.block[1] + 1)]
+        mean = sum_of([one.trace for one in own]) / sum(part.size for part in gradient) + self.decay
+        shift = damping * mean
+        penalty = None if view.scaling is None else self.decay * view.scaling.square()
 
         def product(change):
-            curved = self._gauss_newton(view, roots, change)
-            return [c + shift * part for c, part in zip(curved, change, strict=True)]
+            if roots is not None:
+                response = [
+                    root * times(part.T, below) for below, root, part in zip(view.below, roots, change, strict=True)
+                ]
+                total = sum_of([jnp.sum(part, axis=0, keepdims=True) for part in response])
+                curved = view.gather([root * total for root in roots])
+            else:
+                curved = view.gather(view.carry_down(self._curve(view.current.prediction, view.push(change))))
+            if penalty is None:
+                return [c + (shift + self.decay) * part for c, part in zip(curved, change, strict=True)]
+            first = curved[0] + times(penalty, change[0]) + shift * change[0]
+            others = zip(curved[1:], change[1:], strict=True)
+            return [first, *(c + (shift + self.decay) * part for c, part in others)]
 
         def precondition(residual):
-            return [factor(part) for factor, part in zip(factors, residual, strict=True)]
+            return [one.factors(part) for one, part in zip(own, residual, strict=True)]
 
-        found = wide.solve(product, [-part for part in gradient], precondition)
+        guess = None if guess is None else view.from_params(guess)
+        found = wide.solve(product, [-part for part in gradient], precondition, guess)
         # Of the undamped model, −gᵀx − ½ xᵀGx, where (G + shift) x = −g − r.
         squares = shift * dot(found.x, found.x)
         decrease = 0.5 * (dot(found.residual, found.x) - dot(gradient, found.x) + squares)
         return found.x, decrease, found.steps
-
-    def _gauss_newton(self, view, roots, change):
-        """`(G + δ TᵀT) Δ'`."""
-        if roots is not None:
-            parts = [root * times(part.T, below) for below, root, part in zip(view.below, roots, change, strict=True)]
-            response = sum(jnp.sum(part, axis=0, keepdims=True) for part in parts)
-            curved = view.gather([root * response for root in roots])
-        else:
-            curved = view.gather(view.carry_down(self._curve(view.current.prediction, view.push(change))))
-        decay = view.transposed([self.decay * part for part in view.to_params(change)])
-        return [c + d for c, d in zip(curved, decay, strict=True)]
 
     def _moments(self, view, roots):
         """Γ, Σ and the trace of every layer of the block, from some of the rows where there are many."""
@@ -271,9 +296,11 @@ class BlockProblem:
         p = dense.shape[1]
         curved = self._curve_all(view.current.prediction, dense)
         gram = jnp.sum(times(dense, jnp.swapaxes(curved, 1, 2)), axis=0)
-        penalty = jax.vmap(lambda row: _flat(view.transposed(view.to_params(_parts(row, gradient)))))(
-            jnp.eye(p, dtype=gram.dtype)
-        )
+        penalty = eye = jnp.asarray(np.eye(p), gram.dtype)
+        if view.scaling is not None:
+            outputs = gradient[0].shape[1]
+            first = jnp.kron(view.scaling.square(), jnp.eye(outputs, dtype=gram.dtype))
+            penalty = penalty.at[: first.shape[0], : first.shape[0]].set(first)
         right = -_flat(gradient)
         # Below this share of its mean diagonal the Gram matrix holds nothing but rounding.
         floor = p * float(jnp.finfo(gram.dtype).eps)
@@ -283,7 +310,7 @@ class BlockProblem:
             x = self._by_rows(self.solver, view, dense, gradient, shift)
         else:
             tiny = float(jnp.finfo(gram.dtype).tiny) ** 0.5
-            x = kronecker.solve(gram + (shift + tiny) * jnp.eye(p, dtype=gram.dtype), right)
+            x = kronecker.solve(gram + (shift + tiny) * eye, right)
         decrease = jnp.dot(right, x) - 0.5 * jnp.dot(x, times(gram, x))
         return _parts(x, gradient), decrease, jnp.zeros((), jnp.int32)
 
@@ -293,11 +320,10 @@ class BlockProblem:
         root = jnp.sqrt(self.weights * (2.0 / k))[None, :]
         rows = jnp.moveaxis(root[:, None] * dense, 1, 2).reshape(k * n, p)
         right = (root * (self.batch.targets.T - view.current.prediction)).reshape(k * n)
-        own = view.matrices[view.block[0] : view.block[1] + 1]
         basis = jax.vmap(lambda row: _flat(view.to_params(_parts(row, gradient))))(jnp.eye(p, dtype=rows.dtype))
         decay = jnp.sqrt(self.decay)
         rows = jnp.concatenate([rows, decay * basis.T])
-        right = jnp.concatenate([right, -decay * _flat(list(own))])
+        right = jnp.concatenate([right, -decay * _flat(view.own)])
         # The ridge of a solver is relative to the mean square of the columns.
         mean = jnp.sum(jnp.square(rows)) / p
         return solver(rows, right, shift / jnp.where(mean > 0, mean, jnp.ones_like(mean)))

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from jills.network import HIGHEST
 
 Vector = list[jax.Array]
 """A vector in several arrays: for a network, one matrix `(fan_in + 1, fan_out)` for each layer."""
@@ -22,7 +25,7 @@ class Iterate(NamedTuple):
 
 @dataclass(frozen=True)
 class ConjugateGradients:
-    """Preconditioned conjugate gradients from zero (Hestenes & Stiefel 1952).
+    """Preconditioned conjugate gradients (Hestenes & Stiefel 1952).
 
     A truncated solution already lowers the quadratic `½ xᵀBx − bᵀx`, each step further, so it is a
     descent direction however early it ends.
@@ -47,6 +50,7 @@ class ConjugateGradients:
         product: Callable[[Vector], Vector],
         right: Vector,
         precondition: Callable[[Vector], Vector],
+        guess: Vector | None = None,
     ) -> Iterate:
         """`x ≈ B⁻¹ b`.
 
@@ -56,35 +60,49 @@ class ConjugateGradients:
             product: `p → B p`.
             right: `b`.
             precondition: `r → M⁻¹ r`, symmetric positive definite.
+            guess: a direction; the iteration starts from its positive multiple that lowers the quadratic
+                most, or from zero; this takes one product. None: it starts from zero.
         """
-        start = precondition(right)
-        first = dot(right, start)
-        zeros = [jnp.zeros_like(part) for part in right]
+        direction = precondition(right) if guess is None else guess
+        size = dot(right, direction)
 
         def going(carry):
-            steps, _, _, _, size = carry
-            return (steps < self.max_steps) & (size > self.tolerance**2 * first)
+            steps, _, _, _, size, first = carry
+            return (steps < self.max_steps + extra) & ((steps < extra) | (size > self.tolerance**2 * first))
 
         def body(carry):
-            steps, x, residual, direction, size = carry
+            steps, x, residual, direction, size, first = carry
             image = product(direction)
             curvature = dot(direction, image)
-            usable = curvature > 0
+            # Not backwards: a guess that must be undone tells nothing of where to go.
+            usable = (curvature > 0) & (size > 0)
             length = jnp.where(usable, size / jnp.where(usable, curvature, jnp.ones_like(curvature)), 0.0)
             x = [old + length * part for old, part in zip(x, direction, strict=True)]
             residual = [old - length * part for old, part in zip(residual, image, strict=True)]
             gradient = precondition(residual)
-            new = jnp.where(usable, dot(residual, gradient), jnp.zeros_like(size))
-            direction = [part + (new / size) * old for part, old in zip(gradient, direction, strict=True)]
-            return steps + 1, x, residual, direction, new
+            new = dot(residual, gradient)
+            guessed = steps < extra
+            new = jnp.where(usable | guessed, new, jnp.zeros_like(size))
+            turn = jnp.where(guessed, 0.0, new / size)
+            direction = [part + turn * old for part, old in zip(gradient, direction, strict=True)]
+            return steps + 1, x, residual, direction, new, jnp.where(guessed, new, first)
 
-        steps, x, residual, _, _ = lax.while_loop(going, body, (jnp.zeros((), jnp.int32), zeros, right, start, first))
+        extra = 0 if guess is None else 1
+        zeros = [jnp.zeros_like(part) for part in right]
+        start = (jnp.zeros((), jnp.int32), zeros, right, direction, size, size)
+        steps, x, residual, _, _, _ = lax.while_loop(going, body, start)
         return Iterate(x, residual, steps)
 
 
 def dot(one: Vector, other: Vector) -> jax.Array:
     """`xᵀy`, `()`."""
-    return jnp.sum(jnp.stack([jnp.sum(a * b) for a, b in zip(one, other, strict=True)]))
+    # Dot products, not sums of products: XLA makes three kernels of each of those.
+    return sum_of([jnp.vdot(a, b, precision=HIGHEST) for a, b in zip(one, other, strict=True)])
+
+
+def sum_of(numbers: list[jax.Array]) -> jax.Array:
+    """The sum of arrays of one shape."""
+    return reduce(jnp.add, numbers)
 
 
 __all__ = ["ConjugateGradients", "Iterate", "Vector", "dot"]

@@ -1,4 +1,4 @@
-"""Layerwise Gauss–Newton: one damped linear least-squares problem a layer, then one for all layers.
+"""Layerwise Gauss–Newton: one damped linear least-gradient problem a layer, then one for all layers.
 
 Where ILLS asks what a layer's input should have been, this asks what its parameters should do to the
 output. It needs no inverse, so ReLU, any depth and any loss with a curvature work; it uses
@@ -13,18 +13,21 @@ layers from the top down and then all of them together. For a block with paramet
 
 Since a block is kept only if the objective falls, it never rises as long as the batch stays the same.
 Going from the top down leaves the activations below a block as they are, so each trial costs the
-layers from the block upwards only. The layers one by one are fast at first, all together at the end;
-from `MOST_LAYERS_ONE_BY_ONE` layers on, a step takes the output layer and then all together, so that
-neither its arithmetic nor its graph grows with the square of the depth.
+layers from the block upwards only. The layers one by one are fast at first, all together at the end.
+From `MOST_LAYERS_ONE_BY_ONE` layers on a step takes fewer blocks, so that neither its arithmetic nor
+its graph grows with the square of the depth; `default_blocks` tells which.
 
 Three ways to solve, chosen by size (`build` tells how to choose yourself):
 
 * an output layer with the identity and squared error is exactly quadratic: solved undamped but for
   `λ = ε`, by conjugate gradients to rounding (with weight decay or not): its least squares;
 * a block of up to `dense_limit` parameters: its Gram matrix, by Cholesky, or a solver of the engine;
-* any other: conjugate gradients on `G` as a product, from zero, with a Kronecker preconditioner.
+* any other: conjugate gradients on `G` as a product, with a Kronecker preconditioner. Preconditioner
+  and D are taken once a step, before the first such block, for the sake of time; the gradient and the products
+  are always those of the present parameters. The block of all layers starts from the direction
+  that the step before took.
 
-Inside the solves of the first layer the inputs are centred and scaled (`jills.block_problem.Scaling`):
+Inside the solves of the first layer the inputs are centred and scaled (`jills.scaling.Scaling`):
 a damping of `I` could not hold inputs of 1e6 and of 1 together. λ and D mean those coordinates.
 
 References: Levenberg 1944; Marquardt 1963; Nielsen 1999 (damping); Martens & Grosse 2015
@@ -36,12 +39,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jills import checks, linearization, losses, results, solvers
 from jills.algorithm import Algorithm
 from jills.block_problem import BlockProblem
-from jills.conjugate_gradients import ConjugateGradients
+from jills.conjugate_gradients import ConjugateGradients, dot, sum_of
 from jills.linearization import Block
 from jills.network import Network
 from jills.types import Batch, Layer, Params, State
@@ -78,7 +82,16 @@ class Inner(NamedTuple):
 
     damping: jax.Array  # (blocks,) λ over its start
     growth: jax.Array  # (blocks,) by what λ grows at the next rejection
-    velocity: Any  # the last change, with full_batch=False
+    last_change: Any  # of all layers at once, like params; () where no block holds them all
+
+
+class Point(NamedTuple):
+    """Where a step stands."""
+
+    matrices: tuple[jax.Array, ...]  # θ^l
+    current: linearization.Pass  # their forward pass
+    loss: jax.Array  # ()
+    objective: jax.Array  # () loss + ½ δ ‖θ‖²
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,17 +116,21 @@ class GaussNewton(Algorithm):
     def start(self, params: Params) -> Inner:
         """Damping at its start, for every block."""
         ones = jnp.ones(len(self.blocks), params[0].weight.dtype)
-        return Inner(ones, 4.0 * ones, () if self.full_batch else jax.tree.map(jnp.zeros_like, params))
+        return Inner(ones, 4.0 * ones, jax.tree.map(jnp.zeros_like, params) if self._whole else ())
+
+    @property
+    def _whole(self):
+        """Whether the last block holds all layers."""
+        return not self.full_batch or self.blocks[-1] == (0, self.network.num_layers - 1)
 
     def advance(self, hparams: Hparams, state: State, batch: Batch) -> tuple[State, Detail]:
         """On a full batch the trials know the loss and activations of the new parameters already."""
         if not self.full_batch:
             return super().advance(hparams, state, batch)
-        matrices, current, objective, inner, detail = self._full_batch(hparams, state, batch)
-        values = (*(below[:-1].T for below in current.below[1:]), current.prediction.T)
-        loss = self.loss(values[-1], batch.targets, batch.weights)
-        state = state._replace(params=_split(matrices), inner=inner)
-        return self.keep_best(state, values, loss), detail._replace(objective=objective)
+        point, inner, detail = self._full_batch(hparams, state, batch)
+        values = (*(below[:-1].T for below in point.current.below[1:]), point.current.prediction.T)
+        state = state._replace(params=_split(point.matrices), inner=inner)
+        return self.keep_best(state, values, point.loss), detail._replace(objective=point.objective)
 
     def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[Params, Inner, Detail]:
         """One step on a minibatch, see `build`; those on a full batch are `advance`'s own."""
@@ -133,78 +150,104 @@ class GaussNewton(Algorithm):
         problem = self._problem(hparams, batch)
         matrices = _stack(state.params)
         current = linearization.forward(self.network, matrices, batch.inputs.T)
-        objective = problem.objective(matrices, current.prediction)
-        inner, outcomes = state.inner, []
+        point = Point(matrices, current, state.loss, state.loss + problem.penalty(matrices))
+        inner, curvatures, last_change = state.inner, None, state.inner.last_change
+        trials, shares, gains = [], [], []
         for index, block in enumerate(self.blocks):
+            iterated = not problem.is_dense(block)
+            if iterated and not problem.is_quadratic(block) and curvatures is None:
+                curvatures = self._curvatures(problem, point, hparams.damping * inner.damping)
+            warm = iterated and self._whole and index == len(self.blocks) - 1
+            guess = list(_stack(last_change)) if warm else None
             damping = hparams.damping * inner.damping[index]
-            exact = problem.is_quadratic(block)
-            trial = problem.solve(block, matrices, current, damping)
-            scale, moved, after, value = self._search(problem, block, matrices, current, objective, trial.change)
-            accepted = jnp.isfinite(value) & (value < objective)
-            gain = (objective - value) / jnp.where(trial.decrease > 0, trial.decrease, jnp.ones_like(value))
-            if not exact:
-                inner = _adapt(inner, index, accepted, scale == 1.0, gain, hparams.damping)
-            matrices, current, objective = jax.tree.map(
-                lambda new, old, kept=accepted: jnp.where(kept, new, old),
-                (moved, after, value),
-                (matrices, current, objective),
-            )
-            outcomes.append((block, trial, accepted))
-        return matrices, current, objective, inner, self._detail(outcomes, inner, hparams)
+            trial = problem.solve(block, point.matrices, point.current, damping, curvatures, guess)
+            share, new = self._search(problem, block, point, trial.change)
+            if warm:
+                last_change = _split([jnp.where(share > 0, part, jnp.zeros_like(part)) for part in trial.change])
+            trials.append(trial)
+            shares.append(share)
+            gains.append((point.objective - new.objective) / jnp.where(trial.decrease > 0, trial.decrease, 1.0))
+            point = new
+        share, gain = jnp.stack(shares), jnp.stack(gains)
+        # A block that is solved exactly has no use for λ.
+        free = np.array([not problem.is_quadratic(block) for block in self.blocks])
+        inner = _adapt(inner, free, share, gain, hparams.damping)._replace(last_change=last_change)
+        return point, inner, self._detail(self.blocks, trials, share > 0, inner, hparams)
 
-    def _search(self, problem, block, matrices, current, objective, change):
-        """The first of Δ, Δ/4, … that lowers the objective, or else the last: `(share, θ, its pass, its objective)`.
+    def _curvatures(self, problem, point, dampings):
+        """Of all layers that conjugate gradients change in this step, each for λ of its last such block."""
+        chosen = {}
+        for index, (first, last) in enumerate(self.blocks):
+            if not problem.is_dense((first, last)) and not problem.is_quadratic((first, last)):
+                chosen |= dict.fromkeys(range(first, last + 1), dampings[index])
+        block = (min(chosen), max(chosen))
+        wanted = [chosen.get(layer, dampings[-1]) for layer in range(block[0], block[1] + 1)]
+        return problem.curvatures(block, point.matrices, point.current, wanted)
+
+    def _search(self, problem, block, point, change):
+        """The first of Δ, Δ/4, … that lowers the objective, or else none: its share of Δ, and where it leads.
 
         Where a ReLU bends, a short step along Δ goes on long after every long one, however damped, has failed.
         """
 
         def going(carry):
-            count, _, _, _, value = carry
-            return (count == 0) | ((count < SEARCH_STEPS) & ~(jnp.isfinite(value) & (value < objective)))
+            count, _, new = carry
+            return (count == 0) | (
+                (count <= SEARCH_STEPS) & ~(jnp.isfinite(new.objective) & (new.objective < point.objective))
+            )
 
         def attempt(carry):
-            count, share, _, _, _ = carry
-            share = jnp.where(count == 0, share, 0.25 * share)
-            moved = _moved(matrices, block, [share * part for part in change])
-            after = linearization.forward(self.network, moved, current, block[0])
-            return count + 1, share, moved, after, problem.objective(moved, after.prediction)
+            count, share, _ = carry
+            share = jnp.where(count == 0, share, jnp.where(count < SEARCH_STEPS, 0.25 * share, 0.0))
+            taken = share > 0
+            moved = _moved(point.matrices, block, [jnp.where(taken, share * part, 0.0) for part in change])
+            current = linearization.forward(self.network, moved, point.current, block[0])
+            loss = problem.loss_of(current.prediction)
+            objective = loss + problem.penalty(moved)
+            loss, objective = (
+                jnp.where(taken, new, old) for new, old in ((loss, point.loss), (objective, point.objective))
+            )
+            return count + 1, share, Point(moved, current, loss, objective)
 
-        start = (jnp.zeros((), jnp.int32), jnp.ones_like(objective), tuple(matrices), current, objective)
-        return lax.while_loop(going, attempt, start)[1:]
+        return lax.while_loop(going, attempt, (jnp.zeros((), jnp.int32), jnp.ones_like(point.loss), point))[1:]
 
     def _minibatch(self, hparams, state, batch):
         problem = self._problem(hparams, batch)
         matrices = _stack(state.params)
         current = linearization.forward(self.network, matrices, batch.inputs.T)
-        objective = problem.objective(matrices, current.prediction)
+        objective = problem.loss_of(current.prediction) + problem.penalty(matrices)
         block = (0, self.network.num_layers - 1)
         trial = problem.solve(block, matrices, current, hparams.damping * state.inner.damping[0])
         left = jnp.maximum(0.0, 1.0 - state.step.astype(hparams.damping.dtype) * hparams.rate_decay)
         rate = hparams.learning_rate * left
         change = [
             hparams.momentum * old + rate * new
-            for old, new in zip(_stack(state.inner.velocity), trial.change, strict=True)
+            for old, new in zip(_stack(state.inner.last_change), trial.change, strict=True)
         ]
         moved = _moved(matrices, block, change)
-        value = problem.objective(moved, linearization.forward(self.network, moved, batch.inputs.T).prediction)
+        after = linearization.forward(self.network, moved, batch.inputs.T)
+        value = problem.loss_of(after.prediction) + problem.penalty(moved)
         # A step that does not even lower the loss of its own batch is not taken, and forgets the momentum.
         kept = jnp.isfinite(value) & (value <= objective)
-        velocity = _split([jnp.where(kept, part, jnp.zeros_like(part)) for part in change])
-        params = jax.tree.map(jnp.add, state.params, velocity)
-        inner = _back_off(state.inner, kept)._replace(velocity=velocity)
-        detail = self._detail([(block, trial, kept)], inner, hparams)
+        last_change = _split([jnp.where(kept, part, jnp.zeros_like(part)) for part in change])
+        params = jax.tree.map(jnp.add, state.params, last_change)
+        inner = _back_off(state.inner, kept)._replace(last_change=last_change)
+        detail = self._detail((block,), (trial,), kept, inner, hparams)
         return params, inner, detail._replace(objective=objective)
 
-    def _detail(self, outcomes, inner, hparams):
-        squares = {}
-        for block, trial, _ in outcomes:
-            squares |= {block[0] + i: jnp.sum(jnp.square(part)) for i, part in enumerate(trial.gradient)}
-        norm = jnp.sqrt(jnp.sum(jnp.stack(list(squares.values()))))
-        damping = hparams.damping * jnp.max(inner.damping)
+    def _detail(self, blocks, trials, accepted, inner, hparams):
+        last = {}  # the gradient of each layer where the step last met it
+        for block, trial in zip(blocks, trials, strict=True):
+            last |= {block[0] + i: part for i, part in enumerate(trial.gradient)}
+        gradient = list(last.values())
         # A sum of int32 is int64 where 64 bits are on.
-        accepted = jnp.sum(jnp.stack([kept for _, _, kept in outcomes]), dtype=jnp.int32)
-        products = jnp.sum(jnp.stack([trial.products for _, trial, _ in outcomes]), dtype=jnp.int32)
-        return Detail(norm, jnp.zeros_like(norm), damping, accepted, products)
+        return Detail(
+            gradient_norm=jnp.sqrt(dot(gradient, gradient)),
+            objective=jnp.zeros_like(hparams.damping),
+            damping=hparams.damping * jnp.max(inner.damping),
+            accepted=jnp.sum(accepted, dtype=jnp.int32),
+            products=sum_of([trial.products for trial in trials]),
+        )
 
     def _problem(self, hparams, batch):
         n = batch.inputs.shape[0]
@@ -232,19 +275,20 @@ def _moved(matrices, block, change):
     return (*matrices[:first], *moved, *matrices[last + 1 :])
 
 
-def _adapt(inner, index, accepted, whole, gain, start):
-    """λ after a trial: by the gain of a whole step, a little less after a shorter one, ever more while rejected.
+def _adapt(inner, free, share, gain, start):
+    """λ of each block after its trial: by the gain of a whole step, a little less after a shorter one.
 
-    A shorter step that succeeds says that Δ was too long, not that its direction was too undamped: with more λ
-    instead, networks of ReLU came to rest at their kinks, at twice the loss.
+    It grows ever more while steps are rejected. A shorter step that succeeds says that Δ was too long, not that
+    its direction was too undamped: with more λ instead, networks of ReLU came to rest at their kinks, at twice
+    the loss.
     """
     factor = jnp.where(gain > 0.75, 0.2, jnp.where(gain < 0.25, 2.0, 2.0 / 3.0)).astype(gain.dtype)
-    factor = jnp.where(whole, factor, 0.7).astype(gain.dtype)
-    factor = jnp.where(accepted, factor, inner.growth[index])
-    growth = jnp.where(accepted, 4.0, jnp.minimum(2.0 * inner.growth[index], 1e3)).astype(gain.dtype)
+    factor = jnp.where(share < 1, 0.7, factor)
+    factor = jnp.where(share > 0, factor, inner.growth)
+    growth = jnp.where(share > 0, 4.0, jnp.minimum(2.0 * inner.growth, 1e3)).astype(gain.dtype)
     smallest = 1e-9 if gain.dtype == jnp.float64 else 1e-8
-    damping = jnp.clip(start * inner.damping[index] * factor, smallest, LARGEST_DAMPING) / start
-    return inner._replace(damping=inner.damping.at[index].set(damping), growth=inner.growth.at[index].set(growth))
+    damping = jnp.clip(start * inner.damping * factor, smallest, LARGEST_DAMPING) / start
+    return inner._replace(damping=jnp.where(free, damping, inner.damping), growth=jnp.where(free, growth, inner.growth))
 
 
 def _back_off(inner, kept):
@@ -265,19 +309,18 @@ def together(network: Network) -> tuple[Block, ...]:
 
 
 def default_blocks(network: Network, loss: losses.Loss = losses.squared_error) -> tuple[Block, ...]:
-    """Each layer from the top down, then all together; without the lower ones from `MOST_LAYERS_ONE_BY_ONE` on.
+    """Each layer from the top down, then all together; fewer where that serves better.
 
-    With squared error and hidden activations that have kinks (ReLU) the output layer moves with all others only:
-    solved exactly by itself it gets large weights, at which every step of the layers below meets a kink.
+    From `MOST_LAYERS_ONE_BY_ONE` layers on: the output layer, then all together. With squared error, all
+    together only, both there and where hidden activations have kinks (ReLU): an output layer that is solved
+    exactly by itself gets large weights, which sharpen every bend of the layers below.
     """
     top = network.num_layers - 1
     whole = (0, top)
-    if top == 0:
+    deep = network.num_layers >= MOST_LAYERS_ONE_BY_ONE
+    if top == 0 or (loss.quadratic and (deep or any(activation.kinked for activation in network.activations[:-1]))):
         return (whole,)
-    layers = one_by_one(network) if network.num_layers < MOST_LAYERS_ONE_BY_ONE else ((top, top),)
-    if loss.quadratic and any(activation.kinked for activation in network.activations[:-1]):
-        layers = layers[1:]
-    return (*layers, whole)
+    return together(network) if deep else (*one_by_one(network), whole)
 
 
 def build(

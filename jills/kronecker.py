@@ -10,15 +10,18 @@ whose inverse is two small matrix products. It only speeds conjugate gradients u
 where they end, so many rows are represented by a fixed random part of them.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.scipy.linalg import cho_solve
 
 from jills.batching import fold_batches
 from jills.linearization import times
+from jills.network import HIGHEST
 
 ROWS_BELOW, ROWS_ABOVE = 1024, 4096  # the most rows for Γ (or four times its width), and rows · outputs for Σ
 
@@ -73,8 +76,9 @@ def moments(
     """
     gamma = times(many_weights[None, :] * many, many.T) / _positive(jnp.sum(many_weights))
     total = _positive(jnp.sum(weights))
-    sigma = jnp.sum(times(roots, jnp.swapaxes(curved, 1, 2)), axis=0) / total
-    trace = jnp.sum(jnp.sum(below * below, axis=0) * jnp.sum(roots * curved, axis=(0, 1))) / total
+    flat = [jnp.moveaxis(part, 0, 1).reshape(part.shape[1], -1) for part in (roots, curved)]
+    sigma = times(flat[0], flat[1].T) / total
+    trace = jnp.vdot(jnp.sum(below * below, axis=0), jnp.sum(roots * curved, axis=(0, 1)), precision=HIGHEST) / total
     return Moments(gamma, 0.5 * (sigma + sigma.T), trace)
 
 
@@ -82,20 +86,25 @@ def _positive(number):
     return jnp.where(number > 0, number, jnp.ones_like(number))
 
 
-def factors(moment: Moments, damping: jax.Array) -> Factors:
-    """The inverse of both factors for damping `μ`, `()`."""
-    mean_below, mean_above = (_mean_of_diagonal(matrix) for matrix in (moment.below, moment.above))
-    root = jnp.sqrt(damping)
-    pi = jnp.sqrt(mean_below / mean_above)
-    return Factors(
-        inverse(moment.below, pi * root + _floor(moment.below) * mean_below),
-        inverse(moment.above, root / pi + _floor(moment.above) * mean_above),
-    )
+def factors(moments: Sequence[Moments], dampings: Sequence[jax.Array]) -> list[Factors]:
+    """The inverse of both factors of each layer, for its damping `μ`, `()`."""
+    damped = []
+    for moment, damping in zip(moments, dampings, strict=True):
+        mean_below, mean_above = _mean_of_diagonal(moment.below), _mean_of_diagonal(moment.above)
+        root, pi = jnp.sqrt(damping), jnp.sqrt(mean_below / mean_above)
+        damped.append(_shifted(moment.below, pi * root + _floor(moment.below) * mean_below))
+        damped.append(_shifted(moment.above, root / pi + _floor(moment.above) * mean_above))
+    inverted = inverses(damped)
+    return [Factors(below, above) for below, above in zip(inverted[::2], inverted[1::2], strict=True)]
 
 
 def _mean_of_diagonal(matrix):
     tiny = float(jnp.finfo(matrix.dtype).tiny) ** 0.5
-    return jnp.trace(matrix) / matrix.shape[0] + tiny
+    return jnp.vdot(matrix, _eye(matrix), precision=HIGHEST) / matrix.shape[0] + tiny
+
+
+def _eye(matrix):
+    return jnp.asarray(np.eye(matrix.shape[0]), matrix.dtype)
 
 
 def _floor(matrix):
@@ -103,33 +112,66 @@ def _floor(matrix):
     return float(jnp.finfo(matrix.dtype).eps) * matrix.shape[0]
 
 
-def _inverse(matrix, shift):
-    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    damped = matrix + shift * eye
-    # NaN must not reach LAPACK; what comes of a zero matrix is finite, and NaN again in the end.
-    valid = jnp.all(jnp.isfinite(damped))
-    factor = jnp.linalg.cholesky(jnp.where(valid, damped, eye))
-    return jnp.where(valid, cho_solve((factor, True), eye), jnp.nan)
-
-
-_inverses = fold_batches(_inverse, jax.vmap(_inverse))
-
-
-def inverse(matrix: jax.Array, shift: jax.Array) -> jax.Array:
-    """`(M + shift · I)⁻¹` of a symmetric positive semidefinite matrix, by Cholesky; NaN where that fails."""
-    return _inverses(matrix[None], shift[None])[0]
+def _shifted(matrix, shift):
+    return matrix + shift * _eye(matrix)
 
 
 def _solve(matrix, right):
-    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    valid = jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(right))
-    factor = jnp.linalg.cholesky(jnp.where(valid, matrix, eye))
+    eye = _eye(matrix)
+    # NaN must not reach LAPACK; what comes of a zero matrix is finite, and NaN again in the end.
+    valid = jnp.isfinite(jnp.vdot(matrix, matrix) + jnp.vdot(right, right))
+    factor = lax.linalg.cholesky(jnp.where(valid, matrix, eye), symmetrize_input=False)
     return jnp.where(valid, cho_solve((factor, True), jnp.where(valid, right, jnp.zeros_like(right))), jnp.nan)
 
 
+def _invert(matrix):
+    eye = _eye(matrix)
+    valid = jnp.isfinite(jnp.vdot(matrix, matrix))
+    factor = lax.linalg.cholesky(jnp.where(valid, matrix, eye), symmetrize_input=False)
+    root = lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
+    return jnp.where(valid, times(root.T, root), jnp.nan)
+
+
 _solves = fold_batches(_solve, jax.vmap(_solve))
+_inverses = fold_batches(_invert, jax.vmap(_invert))
 
 
 def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
     """`M⁻¹ b` for a symmetric positive definite matrix `(p, p)` and `b` `(p,)`; NaN where Cholesky fails."""
     return _solves(matrix[None], right[None])[0]
+
+
+def inverses(matrices: Sequence[jax.Array]) -> list[jax.Array]:
+    """`M⁻¹` of symmetric positive definite matrices of any sizes; NaN where Cholesky fails.
+
+    Those of similar size are solved in one call, filled up with ones on the diagonal: a program with one
+    Cholesky for each would take long to compile.
+    """
+    found = {}
+    waiting = sorted(range(len(matrices)), key=lambda index: -matrices[index].shape[0])
+    while waiting:
+        size = matrices[waiting[0]].shape[0]
+        group = [index for index in waiting if 2 * matrices[index].shape[0] >= size]
+        waiting = waiting[len(group) :]
+        if size == 1:
+            found |= {index: _reciprocal(matrices[index]) for index in group}
+            continue
+        filled = jnp.stack([_filled(matrices[index], size) for index in group])
+        solved = _inverses(filled)
+        for place, index in enumerate(group):
+            own = matrices[index].shape[0]
+            found[index] = solved[place, :own, :own]
+    return [found[index] for index in range(len(matrices))]
+
+
+def _reciprocal(matrix):
+    positive = (matrix > 0) & jnp.isfinite(matrix)
+    return jnp.where(positive, 1 / jnp.where(positive, matrix, jnp.ones_like(matrix)), jnp.nan)
+
+
+def _filled(matrix, size):
+    missing = size - matrix.shape[0]
+    if missing == 0:
+        return matrix
+    ones = np.append(np.zeros(matrix.shape[0]), np.ones(missing))
+    return jnp.pad(matrix, (0, missing)) + jnp.asarray(np.diag(ones), matrix.dtype)

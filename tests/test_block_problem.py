@@ -10,8 +10,9 @@ from gauss_newton_reference import flat, model
 
 import jills
 from jills import activations, gauss_newton, losses, solvers
-from jills.block_problem import BlockProblem, Scaling
+from jills.block_problem import BlockProblem
 from jills.linearization import forward
+from jills.scaling import Scaling
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

@@ -15,15 +15,15 @@ pytestmark = pytest.mark.usefixtures("compile_fast")
 
 
 @partial(jax.jit, static_argnums=0)
-def solve(method, matrix, right, preconditioner):
+def solve(method, matrix, right, preconditioner, guess=None):
     """With the vector in two parts of unequal shapes, (2, 3) and (5,)."""
 
     def times(matrix, vector):
         image = matrix @ jnp.concatenate([vector[0].ravel(), vector[1]])
         return [image[:6].reshape(2, 3), image[6:]]
 
-    vector = [right[:6].reshape(2, 3), right[6:]]
-    found = method.solve(partial(times, matrix), vector, partial(times, preconditioner))
+    vector, start = (None if one is None else [one[:6].reshape(2, 3), one[6:]] for one in (right, guess))
+    found = method.solve(partial(times, matrix), vector, partial(times, preconditioner), start)
     x, residual = (jnp.concatenate([part.ravel() for part in two]) for two in (found.x, found.residual))
     return x, residual, found.steps
 
@@ -81,6 +81,27 @@ def test_the_tolerance_is_relative():
         _, residual, steps = solve(method, matrix, scale * right, jnp.eye(11))
         assert np.linalg.norm(residual) <= 0.1 * scale * np.linalg.norm(right)
         assert 1 <= steps < 50
+
+
+def test_a_guess_is_where_it_starts():
+    """One product finds how far to go along it, and `max_steps` follow; a useless guess costs only that product."""
+    matrix, right = definite(6, 1e4)
+    exact = jnp.linalg.solve(matrix, right)
+    x, _, steps = solve(jills.ConjugateGradients(5, 1e-3), matrix, right, jnp.eye(11), -1e-3 * exact)
+    plain, _, _ = solve(jills.ConjugateGradients(5, 1e-3), matrix, right, jnp.eye(11))
+    assert steps == 6  # backwards is no way to go
+    np.testing.assert_allclose(x, plain, rtol=1e-9)
+    x, residual, steps = solve(jills.ConjugateGradients(3, 0.0), matrix, right, jnp.eye(11), 7 * exact)
+    assert steps <= 4
+    np.testing.assert_allclose(x, exact, rtol=1e-7)
+    guess = exact + 0.1 * jnp.linalg.norm(exact) * jnp.eye(11)[0]
+    x, residual, steps = solve(jills.ConjugateGradients(3, 0.0), matrix, right, jnp.eye(11), guess)
+    np.testing.assert_allclose(residual, right - matrix @ x, atol=1e-9)
+    start, _, _ = solve(jills.ConjugateGradients(3, 0.0), matrix, right, jnp.eye(11))
+    values = [float(0.5 * one @ matrix @ one - right @ one) for one in (start, x)]
+    assert values[1] < values[0] < 0
+    x, _, steps = solve(jills.ConjugateGradients(5, 1e-3), matrix, right, jnp.eye(11), 0 * exact)
+    np.testing.assert_allclose(x, plain, rtol=1e-9)
 
 
 def test_nan_and_lack_of_curvature_end_it():

@@ -21,7 +21,7 @@ def draw(dtype, seed=0):
 @jax.jit
 def apply(below, roots, curved, weights, damping, vector):
     moments = kronecker.moments(below, weights, below, roots, curved, weights)
-    return moments, kronecker.factors(moments, damping)(vector)
+    return moments, kronecker.factors([moments], [damping])[0](vector)
 
 
 def gauss_newton_matrix(below, roots, curved):
@@ -67,11 +67,28 @@ def test_a_layer_that_nothing_reaches_has_a_finite_inverse(dtype):
 def test_nan_stays_with_its_member():
     matrices = jnp.stack([jnp.eye(3), jnp.full((3, 3), jnp.nan), 2 * jnp.eye(3)])
     solved = jax.jit(jax.vmap(kronecker.solve))(matrices, jnp.ones((3, 3)))
-    inverted = jax.jit(jax.vmap(kronecker.inverse))(matrices, jnp.zeros(3))
+    inverted = jax.jit(jax.vmap(lambda matrix: kronecker.inverses([matrix])[0]))(matrices)
     np.testing.assert_allclose(solved[::2], [[1, 1, 1], [0.5, 0.5, 0.5]])
     np.testing.assert_allclose(inverted[2], 0.5 * np.eye(3))
     assert np.isnan(solved[1]).all()
     assert np.isnan(inverted[1]).all()
+
+
+def test_inverses_of_unequal_sizes(dtype):
+    """Some are filled up and solved together, one is a number; one that cannot be inverted leaves the others alone."""
+    rng = np.random.default_rng(4)
+    sizes = (3, 11, 1, 7, 6, 2)
+    roots = [rng.standard_normal((size, size + 3)) for size in sizes]
+    roots[3][:] = np.nan
+    matrices = [jnp.asarray(root @ root.T, dtype) for root in roots]
+    for matrix, found in zip(matrices, jax.jit(kronecker.inverses)(matrices), strict=True):
+        assert found.shape == matrix.shape
+        expected = np.linalg.inv(np.asarray(matrix, np.float64))
+        np.testing.assert_allclose(
+            found, expected, rtol=0, atol=(1e-3 if dtype == "float32" else 1e-11) * np.abs(expected).max()
+        )
+    bad = jax.jit(kronecker.inverses)([jnp.zeros((1, 1), dtype), -jnp.eye(2, dtype=dtype)])
+    assert all(np.isnan(one).all() for one in bad)
 
 
 def test_the_rows_that_represent_a_batch():
