@@ -140,8 +140,8 @@ def gauss_newton(
     * otherwise each iteration `2 n P` (k = 1) or `2 n (P + T)`; each, and one more, preconditions by
       `Σ_(l=a…b) P_l (n_l + 1 + n_(l+1))`.
 
-    And for the output layer alone, and once for the layers a … b of all other such blocks: `n T` (k = 1) or `m k T` for S;
-    for Γ, Σ and their inverses `Σ_(l=a…b) [m_l (n_l + 1)² + m k n_(l+1)² + 5/3 (n_l + 1)³ + 5/3 n_(l+1)³]`.
+    And for the output layer alone, and once for the layers a … b of all other such blocks: `n T` (k = 1) or `m k T`
+    for S; for Γ, Σ and their inverses `Σ_(l=a…b) [m_l (n_l + 1)² + m k n_(l+1)² + 5/3 (n_l + 1)³ + 5/3 n_(l+1)³]`.
 
     Γ and Σ are taken from `m_l` and m of the n rows, see `kronecker.rows_for_gamma` and `rows_for_sigma`.
 

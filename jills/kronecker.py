@@ -117,7 +117,7 @@ def _shifted(matrix, shift):
 
 
 def _solve(matrix, right):
-    eye = _eye(matrix)
+    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
     # NaN must not reach LAPACK; what comes of a zero matrix is finite, and NaN again in the end.
     valid = jnp.isfinite(jnp.vdot(matrix, matrix) + jnp.vdot(right, right))
     factor = lax.linalg.cholesky(jnp.where(valid, matrix, eye), symmetrize_input=False)
@@ -125,13 +125,14 @@ def _solve(matrix, right):
 
 
 def _invert(matrix):
-    eye = _eye(matrix)
+    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
     valid = jnp.isfinite(jnp.vdot(matrix, matrix))
     factor = lax.linalg.cholesky(jnp.where(valid, matrix, eye), symmetrize_input=False)
     root = lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
     return jnp.where(valid, times(root.T, root), jnp.nan)
 
 
+# (Inside these `jnp.eye`, not `_eye`: under two vmaps JAX refuses constant arrays in what `fold_batches` wraps.)
 _solves = fold_batches(_solve, jax.vmap(_solve))
 _inverses = fold_batches(_invert, jax.vmap(_invert))
 

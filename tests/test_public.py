@@ -32,9 +32,9 @@ FIELDS = {
 }
 LAYERS = [
     {"types", "activations"},
-    {"network", "batching", "conjugate_gradients"},
-    {"losses", "solvers", "results", "linearization"},
-    {"checks", "targets", "kronecker"},
+    {"network", "batching"},
+    {"losses", "solvers", "results", "linearization", "conjugate_gradients"},
+    {"checks", "targets", "kronecker", "scaling"},
     {"algorithm", "block_problem"},
     {"ills", "gauss_newton", "adam"},
     {"run"},
@@ -55,7 +55,7 @@ def test_all_is_what_there_is():
     assert sorted(jills.__all__) == jills.__all__
     assert all(hasattr(jills, name) for name in jills.__all__)
     hidden = {"algorithm", "batching", "block_problem", "checkpoint", "checks", "chunks", "conjugate_gradients"}
-    hidden |= {"diagnosis", "kronecker", "linearization", "network", "targets", "types"}
+    hidden |= {"diagnosis", "kronecker", "linearization", "network", "scaling", "targets", "types"}
     public = {name for name in vars(jills) if not name.startswith("_")}
     assert public - hidden == set(jills.__all__)
 
