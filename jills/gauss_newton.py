@@ -40,19 +40,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from jills import checks, linearization, losses, results, solvers
+from jills import checks, line_search, linearization, losses, results, solvers
 from jills.algorithm import Algorithm
 from jills.block_problem import BlockProblem
 from jills.conjugate_gradients import ConjugateGradients, dot, sum_of
+from jills.damping import LARGEST, Damping, back_off, follow, undisturbed
 from jills.linearization import Block
 from jills.network import Network
-from jills.types import Batch, Layer, Params, State
+from jills.types import Batch, Params, State
 
 MOST_LAYERS_ONE_BY_ONE = 5
-LARGEST_DAMPING = 1e8
-SEARCH_STEPS = 6  # the whole step, a quarter, a sixteenth, …
+LARGEST_DAMPING = LARGEST
 
 
 class Hparams(NamedTuple):
@@ -80,18 +79,8 @@ class Detail(NamedTuple):
 class Inner(NamedTuple):
     """What is kept between steps."""
 
-    damping: jax.Array  # (blocks,) λ over its start
-    growth: jax.Array  # (blocks,) by what λ grows at the next rejection
+    damping: Damping  # of each block
     last_change: Any  # of all layers at once, like params; () where no block holds them all
-
-
-class Point(NamedTuple):
-    """Where a step stands."""
-
-    matrices: tuple[jax.Array, ...]  # θ^l
-    current: linearization.Pass  # their forward pass
-    loss: jax.Array  # ()
-    objective: jax.Array  # () loss + ½ δ ‖θ‖²
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +104,8 @@ class GaussNewton(Algorithm):
 
     def start(self, params: Params) -> Inner:
         """Damping at its start, for every block."""
-        ones = jnp.ones(len(self.blocks), params[0].weight.dtype)
-        return Inner(ones, 4.0 * ones, jax.tree.map(jnp.zeros_like, params) if self._whole else ())
+        zeros = jax.tree.map(jnp.zeros_like, params) if self._whole else ()
+        return Inner(undisturbed(len(self.blocks), params[0].weight.dtype), zeros)
 
     @property
     def _whole(self):
@@ -129,7 +118,7 @@ class GaussNewton(Algorithm):
             return super().advance(hparams, state, batch)
         point, inner, detail = self._full_batch(hparams, state, batch)
         values = (*(below[:-1].T for below in point.current.below[1:]), point.current.prediction.T)
-        state = state._replace(params=_split(point.matrices), inner=inner)
+        state = state._replace(params=linearization.split(point.matrices), inner=inner)
         return self.keep_best(state, values, point.loss), detail._replace(objective=point.objective)
 
     def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[Params, Inner, Detail]:
@@ -148,22 +137,23 @@ class GaussNewton(Algorithm):
 
     def _full_batch(self, hparams, state, batch):
         problem = self._problem(hparams, batch)
-        matrices = _stack(state.params)
+        matrices = linearization.stack(state.params)
         current = linearization.forward(self.network, matrices, batch.inputs.T)
-        point = Point(matrices, current, state.loss, state.loss + problem.penalty(matrices))
-        inner, curvatures, last_change = state.inner, None, state.inner.last_change
+        point = line_search.Point(matrices, current, state.loss, state.loss + problem.penalty(matrices))
+        lambdas, curvatures, last_change = hparams.damping * state.inner.damping.factor, None, state.inner.last_change
         trials, shares, gains = [], [], []
         for index, block in enumerate(self.blocks):
             iterated = not problem.is_dense(block)
             if iterated and not problem.is_quadratic(block) and curvatures is None:
-                curvatures = self._curvatures(problem, point, hparams.damping * inner.damping)
+                curvatures = self._curvatures(problem, point, lambdas)
             warm = iterated and self._whole and index == len(self.blocks) - 1
-            guess = list(_stack(last_change)) if warm else None
-            damping = hparams.damping * inner.damping[index]
-            trial = problem.solve(block, point.matrices, point.current, damping, curvatures, guess)
-            share, new = self._search(problem, block, point, trial.change)
+            guess = list(linearization.stack(last_change)) if warm else None
+            trial = problem.solve(block, point.matrices, point.current, lambdas[index], curvatures, guess)
+            share, new = line_search.shorten(problem, block, point, trial.change)
             if warm:
-                last_change = _split([jnp.where(share > 0, part, jnp.zeros_like(part)) for part in trial.change])
+                last_change = linearization.split(
+                    [jnp.where(share > 0, part, jnp.zeros_like(part)) for part in trial.change]
+                )
             trials.append(trial)
             shares.append(share)
             gains.append((point.objective - new.objective) / jnp.where(trial.decrease > 0, trial.decrease, 1.0))
@@ -171,7 +161,7 @@ class GaussNewton(Algorithm):
         share, gain = jnp.stack(shares), jnp.stack(gains)
         # A block that is solved exactly has no use for λ.
         free = np.array([not problem.is_quadratic(block) for block in self.blocks])
-        inner = _adapt(inner, free, share, gain, hparams.damping)._replace(last_change=last_change)
+        inner = Inner(follow(state.inner.damping, free, share, gain, hparams.damping), last_change)
         return point, inner, self._detail(self.blocks, trials, share > 0, inner, hparams)
 
     def _curvatures(self, problem, point, dampings):
@@ -184,54 +174,27 @@ class GaussNewton(Algorithm):
         wanted = [chosen.get(layer, dampings[-1]) for layer in range(block[0], block[1] + 1)]
         return problem.curvatures(block, point.matrices, point.current, wanted)
 
-    def _search(self, problem, block, point, change):
-        """The first of Δ, Δ/4, … that lowers the objective, or else none: its share of Δ, and where it leads.
-
-        Where a ReLU bends, a short step along Δ goes on long after every long one, however damped, has failed.
-        """
-
-        def going(carry):
-            count, _, new = carry
-            return (count == 0) | (
-                (count <= SEARCH_STEPS) & ~(jnp.isfinite(new.objective) & (new.objective < point.objective))
-            )
-
-        def attempt(carry):
-            count, share, _ = carry
-            share = jnp.where(count == 0, share, jnp.where(count < SEARCH_STEPS, 0.25 * share, 0.0))
-            taken = share > 0
-            moved = _moved(point.matrices, block, [jnp.where(taken, share * part, 0.0) for part in change])
-            current = linearization.forward(self.network, moved, point.current, block[0])
-            loss = problem.loss_of(current.prediction)
-            objective = loss + problem.penalty(moved)
-            loss, objective = (
-                jnp.where(taken, new, old) for new, old in ((loss, point.loss), (objective, point.objective))
-            )
-            return count + 1, share, Point(moved, current, loss, objective)
-
-        return lax.while_loop(going, attempt, (jnp.zeros((), jnp.int32), jnp.ones_like(point.loss), point))[1:]
-
     def _minibatch(self, hparams, state, batch):
         problem = self._problem(hparams, batch)
-        matrices = _stack(state.params)
+        matrices = linearization.stack(state.params)
         current = linearization.forward(self.network, matrices, batch.inputs.T)
         objective = problem.loss_of(current.prediction) + problem.penalty(matrices)
         block = (0, self.network.num_layers - 1)
-        trial = problem.solve(block, matrices, current, hparams.damping * state.inner.damping[0])
+        trial = problem.solve(block, matrices, current, hparams.damping * state.inner.damping.factor[0])
         left = jnp.maximum(0.0, 1.0 - state.step.astype(hparams.damping.dtype) * hparams.rate_decay)
         rate = hparams.learning_rate * left
         change = [
             hparams.momentum * old + rate * new
-            for old, new in zip(_stack(state.inner.last_change), trial.change, strict=True)
+            for old, new in zip(linearization.stack(state.inner.last_change), trial.change, strict=True)
         ]
-        moved = _moved(matrices, block, change)
+        moved = linearization.moved(matrices, block, change)
         after = linearization.forward(self.network, moved, batch.inputs.T)
         value = problem.loss_of(after.prediction) + problem.penalty(moved)
         # A step that does not even lower the loss of its own batch is not taken, and forgets the momentum.
         kept = jnp.isfinite(value) & (value <= objective)
-        last_change = _split([jnp.where(kept, part, jnp.zeros_like(part)) for part in change])
+        last_change = linearization.split([jnp.where(kept, part, jnp.zeros_like(part)) for part in change])
         params = jax.tree.map(jnp.add, state.params, last_change)
-        inner = _back_off(state.inner, kept)._replace(last_change=last_change)
+        inner = Inner(back_off(state.inner.damping, kept), last_change)
         detail = self._detail((block,), (trial,), kept, inner, hparams)
         return params, inner, detail._replace(objective=objective)
 
@@ -244,7 +207,7 @@ class GaussNewton(Algorithm):
         return Detail(
             gradient_norm=jnp.sqrt(dot(gradient, gradient)),
             objective=jnp.zeros_like(hparams.damping),
-            damping=hparams.damping * jnp.max(inner.damping),
+            damping=hparams.damping * jnp.max(inner.damping.factor),
             accepted=jnp.sum(accepted, dtype=jnp.int32),
             products=sum_of([trial.products for trial in trials]),
         )
@@ -259,42 +222,6 @@ class GaussNewton(Algorithm):
         return BlockProblem(
             self.network, self.loss, batch, weights, hparams.weight_decay, self.solver, self.wide, self.dense_limit
         )
-
-
-def _stack(params):
-    return tuple(jnp.concatenate([layer.weight, layer.bias[None]]) for layer in params)
-
-
-def _split(matrices):
-    return tuple(Layer(matrix[:-1], matrix[-1]) for matrix in matrices)
-
-
-def _moved(matrices, block, change):
-    first, last = block
-    moved = tuple(old + new for old, new in zip(matrices[first : last + 1], change, strict=True))
-    return (*matrices[:first], *moved, *matrices[last + 1 :])
-
-
-def _adapt(inner, free, share, gain, start):
-    """λ of each block after its trial: by the gain of a whole step, a little less after a shorter one.
-
-    It grows ever more while steps are rejected. A shorter step that succeeds says that Δ was too long, not that
-    its direction was too undamped: with more λ instead, networks of ReLU came to rest at their kinks, at twice
-    the loss.
-    """
-    factor = jnp.where(gain > 0.75, 0.2, jnp.where(gain < 0.25, 2.0, 2.0 / 3.0)).astype(gain.dtype)
-    factor = jnp.where(share < 1, 0.7, factor)
-    factor = jnp.where(share > 0, factor, inner.growth)
-    growth = jnp.where(share > 0, 4.0, jnp.minimum(2.0 * inner.growth, 1e3)).astype(gain.dtype)
-    smallest = 1e-9 if gain.dtype == jnp.float64 else 1e-8
-    damping = jnp.clip(start * inner.damping * factor, smallest, LARGEST_DAMPING) / start
-    return inner._replace(damping=jnp.where(free, damping, inner.damping), growth=jnp.where(free, growth, inner.growth))
-
-
-def _back_off(inner, kept):
-    """λ on minibatches: never below its start, four times as much after a step not taken, slowly back afterwards."""
-    factor = jnp.where(kept, 0.9, 4.0).astype(inner.damping.dtype)
-    return inner._replace(damping=jnp.clip(inner.damping * factor, 1.0, LARGEST_DAMPING))
 
 
 def one_by_one(network: Network) -> tuple[Block, ...]:

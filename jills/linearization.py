@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jills.network import HIGHEST, Network
+from jills.types import Layer, Params
 
 Block = tuple[int, int]
 """`(first, last)`: a run of layers, both ends included, counted from zero."""
@@ -33,6 +34,23 @@ class Pass(NamedTuple):
     below: tuple[jax.Array, ...]  # A^l transposed, [h^(l-1); 1], each (n_(l-1) + 1, n)
     slopes: tuple[jax.Array, ...]  # f_l'(H^l), each (n_l, n)
     prediction: jax.Array  # h^L, (k, n)
+
+
+def stack(params: Params) -> tuple[jax.Array, ...]:
+    """`θ^l = [W^l; b^l]` of every layer."""
+    return tuple(jnp.concatenate([layer.weight, layer.bias[None]]) for layer in params)
+
+
+def split(matrices: Sequence[jax.Array]) -> Params:
+    """The layers of `θ^l`."""
+    return tuple(Layer(matrix[:-1], matrix[-1]) for matrix in matrices)
+
+
+def moved(matrices: Sequence[jax.Array], block: Block, change: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    """`θ + Δ`, all layers, for a change of a block."""
+    first, last = block
+    new = tuple(old + part for old, part in zip(matrices[first : last + 1], change, strict=True))
+    return (*matrices[:first], *new, *matrices[last + 1 :])
 
 
 def times(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -34,8 +34,10 @@ LAYERS = [
     {"types", "activations"},
     {"network", "batching"},
     {"losses", "solvers", "results", "linearization", "conjugate_gradients"},
-    {"checks", "targets", "kronecker", "scaling"},
-    {"algorithm", "block_problem"},
+    {"checks", "targets", "kronecker", "scaling", "damping"},
+    {"algorithm", "view"},
+    {"block_problem"},
+    {"line_search"},
     {"ills", "gauss_newton", "adam"},
     {"run"},
     {"chunks"},
@@ -55,6 +57,7 @@ def test_all_is_what_there_is():
     assert sorted(jills.__all__) == jills.__all__
     assert all(hasattr(jills, name) for name in jills.__all__)
     hidden = {"algorithm", "batching", "block_problem", "checkpoint", "checks", "chunks", "conjugate_gradients"}
+    hidden |= {"damping", "line_search", "view"}
     hidden |= {"diagnosis", "kronecker", "linearization", "network", "scaling", "targets", "types"}
     public = {name for name in vars(jills) if not name.startswith("_")}
     assert public - hidden == set(jills.__all__)
