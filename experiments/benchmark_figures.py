@@ -99,7 +99,7 @@ def curve_figure(summary: pd.DataFrame, arrays: xr.Dataset, ours: str) -> Figure
         axis.axhline(float(np.nanmedian(one.target)), color="black", linewidth=0.8)
         axis.set(xscale="log", yscale="log")
         axis.set_xlabel("seconds without compilation", fontsize=8)
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title, fontsize=8)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
     for axis in list(axes.flat)[len(names) :]:

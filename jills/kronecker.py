@@ -119,14 +119,14 @@ def _shifted(matrix, shift):
 def _solve(matrix, right):
     eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
     # NaN must not reach LAPACK; what comes of a zero matrix is finite, and NaN again in the end.
-    valid = jnp.isfinite(jnp.vdot(matrix, matrix) + jnp.vdot(right, right))
+    valid = jnp.isfinite(jnp.sum(jnp.abs(matrix)) + jnp.sum(jnp.abs(right)))
     factor = lax.linalg.cholesky(jnp.where(valid, matrix, eye), symmetrize_input=False)
     return jnp.where(valid, cho_solve((factor, True), jnp.where(valid, right, jnp.zeros_like(right))), jnp.nan)
 
 
 def _invert(matrix):
     eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    valid = jnp.isfinite(jnp.vdot(matrix, matrix))
+    valid = jnp.isfinite(jnp.sum(jnp.abs(matrix)))
     factor = lax.linalg.cholesky(jnp.where(valid, matrix, eye), symmetrize_input=False)
     root = lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
     return jnp.where(valid, times(root.T, root), jnp.nan)
