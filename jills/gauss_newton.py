@@ -238,16 +238,18 @@ def together(network: Network) -> tuple[Block, ...]:
 def default_blocks(network: Network, loss: losses.Loss = losses.squared_error) -> tuple[Block, ...]:
     """Each layer from the top down, then all together; fewer where that serves better.
 
-    From `MOST_LAYERS_ONE_BY_ONE` layers on: the output layer, then all together. With squared error, all
-    together only, both there and where hidden activations have kinks (ReLU): an output layer that is solved
-    exactly by itself gets large weights, which sharpen every bend of the layers below.
+    From `MOST_LAYERS_ONE_BY_ONE` layers on: the output layer, then all together. With squared error, both
+    there and where hidden activations have kinks (ReLU), the output layer moves with all others only: solved
+    exactly by itself it gets large weights, which sharpen every bend of the layers below.
     """
     top = network.num_layers - 1
     whole = (0, top)
-    deep = network.num_layers >= MOST_LAYERS_ONE_BY_ONE
-    if top == 0 or (loss.quadratic and (deep or any(activation.kinked for activation in network.activations[:-1]))):
+    if top == 0:
         return (whole,)
-    return together(network) if deep else (*one_by_one(network), whole)
+    deep = network.num_layers >= MOST_LAYERS_ONE_BY_ONE
+    kinked = any(activation.kinked for activation in network.activations[:-1])
+    layers = ((top, top),) if deep else one_by_one(network)
+    return (*(layers[1:] if loss.quadratic and (deep or kinked) else layers), whole)
 
 
 def build(

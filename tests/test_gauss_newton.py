@@ -424,7 +424,7 @@ def test_blocks():
     assert gauss_newton.default_blocks(deep(3)) == ((3, 3), (2, 2), (1, 1), (0, 0), (0, 3))
     # With squared error an output layer that is solved by itself slows deep networks down, and those with kinks.
     assert gauss_newton.default_blocks(deep(4)) == ((0, 4),)
-    assert gauss_newton.default_blocks(deep(2, activations.relu)) == ((0, 2),)
+    assert gauss_newton.default_blocks(deep(2, activations.relu)) == ((1, 1), (0, 0), (0, 2))
     softmax = losses.softmax_cross_entropy
     assert gauss_newton.default_blocks(deep(4), softmax) == gauss_newton.together(deep(4)) == ((4, 4), (0, 4))
     assert len(gauss_newton.default_blocks(deep(2, activations.relu), softmax)) == 4
