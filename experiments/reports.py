@@ -34,7 +34,7 @@ def style(name: str) -> dict:
 
 def subplots(rows: int, columns: int):
     """A figure of that many panels."""
-    size = (3.4 * columns + 0.6, 2.6 * rows + 0.4)
+    size = (3.4 * columns + 0.6, 2.8 * rows + 0.4)
     return plt.subplots(rows, columns, figsize=size, squeeze=False, sharey="row", layout="constrained")
 
 

@@ -336,7 +336,7 @@ def figure_of(table: pd.DataFrame, slopes: pd.DataFrame, path) -> None:
                 panel.plot(part["value"], part[quantity], label=text, **reports.style(str(name)))
             panel.set(xscale="log", yscale="log", xlabel=axis if row == len(quantities) - 1 else "")
             panel.grid(alpha=0.3)
-            panel.legend(fontsize=7)
+            panel.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)  # above the curves
         panels[row, 0].set_ylabel(label)
     figure.savefig(path, dpi=120)
     reports.close(figure)
