@@ -22,12 +22,17 @@ class Quadratic(NamedTuple):
         scaled = np.linalg.solve(self.back, change)
         return -self.gradient @ scaled - 0.5 * scaled @ (self.gram + self.penalty) @ scaled
 
-    def step(self, damping, iterative=False):
+    @property
+    def scale(self):
+        """`D = tr(G) / p + δ`; the last bias is not scaled: δ."""
+        return np.trace(self.gram) / len(self.gram) + self.penalty[-1, -1]
+
+    def step(self, damping, iterative=False, scale=None):
         """The minimum of the model with `λ · D · ½ ‖Δ'‖²` added, `(p,)`; λ 0: the shortest minimum."""
         curved, p = self.gram + self.penalty, len(self.gram)
         if damping == 0:
             return self.back @ np.linalg.lstsq(curved, -self.gradient, rcond=1e-13)[0]
-        scale = np.trace(self.gram) / p + self.penalty[-1, -1]  # the last bias is not scaled: δ
+        scale = self.scale if scale is None else scale
         if not iterative:
             damping = max(damping, p * np.finfo(np.float64).eps)
         return self.back @ np.linalg.solve(curved + damping * scale * np.eye(p), -self.gradient)

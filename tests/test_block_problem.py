@@ -114,10 +114,14 @@ def test_a_solver_of_the_engine_gives_the_same_step(name):
     assert_steps(network, losses.squared_error, blocks, found, params, batch, numbers, iterative=False)
 
 
-def test_a_step_takes_its_blocks_in_order():
-    """Each from the parameters that the one before left, and only where the objective falls."""
+@pytest.mark.parametrize("solver", [None, CONVERGED], ids=["dense", "iterative"])
+def test_a_step_takes_its_blocks_in_order(solver):
+    """Each from the parameters that the one before left, and only where the objective falls.
+
+    Conjugate gradients take D where they first meet a block in the step.
+    """
     network, params, batch = draw((3, 5, 2))
-    algorithm = gauss_newton.build(network)
+    algorithm = gauss_newton.build(network, solver=solver)
     hparams = gauss_newton.Hparams(weight_decay=1e-3, damping=1e-3)
 
     def objective(params):
@@ -126,10 +130,17 @@ def test_a_step_takes_its_blocks_in_order():
 
     state = jax.jit(algorithm.init)(params, batch)
     after, info = jax.jit(algorithm.step)(hparams, state, batch)
-    accepted, value = 0, objective(params)
+    accepted, value, met = 0, objective(params), None
     for first, last in algorithm.blocks:
+        exact = first == last == 1
         quadratic = model(network, losses.squared_error, params, batch, 1e-3, (first, last))
-        step = quadratic.step(0.0 if first == last == 1 else 1e-3)
+        met = params if met is None and not exact else met
+        where = (
+            quadratic
+            if solver is None or exact
+            else model(network, losses.squared_error, met, batch, 1e-3, (first, last))
+        )
+        step = quadratic.step(0.0 if exact else 1e-3, solver is not None, where.scale)
         for share in 0.25 ** np.arange(6):
             moved, place = list(params), 0
             for index in range(first, last + 1):
