@@ -114,8 +114,7 @@ class BlockProblem:
     ) -> dict[int, Curvature]:
         """The curvature of each layer of a block for its damping `λ`, by the number of the layer."""
         view = self.view(block, matrices, current)
-        sensitivity = view.carry_down(jnp.ones_like(current.prediction)) if self.network.sizes[-1] == 1 else None
-        return self._curvatures(view, self._roots(view, sensitivity), dampings)
+        return self._curvatures(view, self._roots(view, self._sensitivity(view)), dampings)
 
     def _curvatures(self, view, roots, dampings):
         moments = self._moments(view, roots)
@@ -147,11 +146,8 @@ class BlockProblem:
         """
         view = self.view(block, matrices, current)
         slope = self._weigh(self.loss.gradient(current.prediction.T, self.batch.targets).T)
-        if self.network.sizes[-1] == 1:
-            sensitivity = view.carry_down(jnp.ones_like(current.prediction))
-            fall = view.gather([one * slope for one in sensitivity])
-        else:
-            sensitivity, fall = None, view.gather(view.carry_down(slope))
+        sensitivity = self._sensitivity(view)
+        fall = view.gather(view.carry_down(slope) if sensitivity is None else [one * slope for one in sensitivity])
         decay = view.transposed([self.decay * matrix for matrix in view.own])
         gradient = [g + d for g, d in zip(fall, decay, strict=True)]
         if self.is_dense(block) and not self.is_quadratic(block):
@@ -160,6 +156,10 @@ class BlockProblem:
             roots = self._roots(view, sensitivity)
             change, decrease, products = self._iterate(view, roots, gradient, damping, curvatures, guess)
         return Trial(view.to_params(change), decrease, view.unscaled(gradient), products)
+
+    def _sensitivity(self, view):
+        """`S` of the block's layers, `(n_l, n)` each, where there is one output; else None."""
+        return view.carry_down(jnp.ones_like(view.current.prediction)) if self.network.sizes[-1] == 1 else None
 
     def _roots(self, view, sensitivity):
         """`(ω Λ)^½ S` of the block's layers, `(n_l, n)` each, where there is one output; else None."""

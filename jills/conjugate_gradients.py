@@ -63,6 +63,7 @@ class ConjugateGradients:
             guess: a direction; the iteration starts from its positive multiple that lowers the quadratic
                 most, or from zero; this takes one product. None: it starts from zero.
         """
+        extra = 0 if guess is None else 1
         direction = precondition(right) if guess is None else guess
         size = dot(right, direction)
 
@@ -87,7 +88,6 @@ class ConjugateGradients:
             direction = [part + turn * old for part, old in zip(gradient, direction, strict=True)]
             return steps + 1, x, residual, direction, new, jnp.where(guessed, new, first)
 
-        extra = 0 if guess is None else 1
         zeros = [jnp.zeros_like(part) for part in right]
         start = (jnp.zeros((), jnp.int32), zeros, right, direction, size, size)
         steps, x, residual, _, _, _ = lax.while_loop(going, body, start)

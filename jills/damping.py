@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LARGEST = 1e8
+LARGEST_DAMPING = 1e8
 
 
 class Damping(NamedTuple):
@@ -43,11 +43,11 @@ def follow(old: Damping, free: np.ndarray, share: jax.Array, gain: jax.Array, fi
     factor = jnp.where(share > 0, factor, old.growth)
     growth = jnp.where(share > 0, 4.0, jnp.minimum(2.0 * old.growth, 1e3)).astype(gain.dtype)
     smallest = 1e-9 if gain.dtype == jnp.float64 else 1e-8
-    factor = jnp.clip(first * old.factor * factor, smallest, LARGEST) / first
+    factor = jnp.clip(first * old.factor * factor, smallest, LARGEST_DAMPING) / first
     return Damping(jnp.where(free, factor, old.factor), jnp.where(free, growth, old.growth))
 
 
 def back_off(old: Damping, kept: jax.Array) -> Damping:
     """λ on minibatches: never below its start, four times as much after a step not taken, slowly back afterwards."""
     factor = jnp.where(kept, 0.9, 4.0).astype(old.factor.dtype)
-    return old._replace(factor=jnp.clip(old.factor * factor, 1.0, LARGEST))
+    return old._replace(factor=jnp.clip(old.factor * factor, 1.0, LARGEST_DAMPING))

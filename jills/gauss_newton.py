@@ -1,4 +1,4 @@
-"""Layerwise Gauss–Newton: one damped linear least-gradient problem a layer, then one for all layers.
+"""Layerwise Gauss–Newton: one damped linear least-squares problem a layer, then one for all layers.
 
 Where ILLS asks what a layer's input should have been, this asks what its parameters should do to the
 output. It needs no inverse, so ReLU, any depth and any loss with a curvature work; it uses
@@ -45,13 +45,12 @@ from jills import checks, line_search, linearization, losses, results, solvers
 from jills.algorithm import Algorithm
 from jills.block_problem import BlockProblem
 from jills.conjugate_gradients import ConjugateGradients, dot, sum_of
-from jills.damping import LARGEST, Damping, back_off, follow, undisturbed
+from jills.damping import LARGEST_DAMPING, Damping, back_off, follow, undisturbed
 from jills.linearization import Block
 from jills.network import Network
 from jills.types import Batch, Params, State
 
 MOST_LAYERS_ONE_BY_ONE = 5
-LARGEST_DAMPING = LARGEST
 
 
 class Hparams(NamedTuple):
@@ -121,10 +120,6 @@ class GaussNewton(Algorithm):
         state = state._replace(params=linearization.split(point.matrices), inner=inner)
         return self.keep_best(state, values, point.loss), detail._replace(objective=point.objective)
 
-    def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[Params, Inner, Detail]:
-        """One step on a minibatch, see `build`; those on a full batch are `advance`'s own."""
-        return self._minibatch(hparams, state, batch)
-
     def ended(self, info, code: jax.Array) -> jax.Array:
         """Also where no block can be lowered at the largest damping; and a rejected step has not settled."""
         if not self.full_batch:
@@ -174,14 +169,15 @@ class GaussNewton(Algorithm):
         wanted = [chosen.get(layer, dampings[-1]) for layer in range(block[0], block[1] + 1)]
         return problem.curvatures(block, point.matrices, point.current, wanted)
 
-    def _minibatch(self, hparams, state, batch):
+    def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[Params, Inner, Detail]:
+        """One step on a minibatch, see `build`; those on a full batch are `advance`'s own."""
         problem = self._problem(hparams, batch)
         matrices = linearization.stack(state.params)
         current = linearization.forward(self.network, matrices, batch.inputs.T)
         objective = problem.loss_of(current.prediction) + problem.penalty(matrices)
         block = (0, self.network.num_layers - 1)
         trial = problem.solve(block, matrices, current, hparams.damping * state.inner.damping.factor[0])
-        left = jnp.maximum(0.0, 1.0 - state.step.astype(hparams.damping.dtype) * hparams.rate_decay)
+        left = jnp.maximum(0.0, 1.0 - state.step.astype(state.loss.dtype) * hparams.rate_decay)
         rate = hparams.learning_rate * left
         change = [
             hparams.momentum * old + rate * new
