@@ -18,16 +18,17 @@ from matplotlib.ticker import NullFormatter
 
 from experiments.benchmark_config import FULL_BATCH, MINIBATCHES
 from experiments.benchmark_report import best_of
+from experiments.figures import COLOURS, LINES, MARKS
 from experiments.records import quartiles
 
-LOOKS = {  # colour of Okabe and Ito's palette, mark, line
-    FULL_BATCH: ("#D55E00", "s", "--"),
-    MINIBATCHES: ("#E69F00", "D", "-."),
-    "L-BFGS (Optax)": ("#009E73", "^", ":"),
-    "best LM": ("#CC79A7", "v", (0, (5, 1, 1, 1, 1, 1))),
-    "L-BFGS (scikit-learn)": ("#56B4E9", "o", (0, (1, 1))),
+LOOKS = {  # family → the algorithm whose looks it has
+    FULL_BATCH: "adam",
+    MINIBATCHES: "adam_minibatches",
+    "L-BFGS (Optax)": "lbfgs",
+    "best LM": "levenberg_marquardt",
+    "L-BFGS (scikit-learn)": "sklearn",
 }
-OURS = ("#0072B2", "o", "-")
+OURS = "gauss_newton"
 COLUMNS = 4  # of small multiples
 
 
@@ -49,7 +50,8 @@ def ratio_figure(summary: pd.DataFrame, ours: str) -> Figure:
     names = titles(summary)
     figure, axis = plt.subplots(figsize=(8.5, 1.6 + 0.55 * len(names)), layout="constrained")
     offsets = np.linspace(-0.3, 0.3, len(LOOKS))
-    for offset, (family, (colour, mark, _)) in zip(offsets, LOOKS.items(), strict=True):
+    for offset, (family, look) in zip(offsets, LOOKS.items(), strict=True):
+        colour, mark = COLOURS[look], MARKS[look]
         rows = best_of(summary, family, "ratio").set_index("problem").reindex(list(names))
         axis.plot([], [], mark, color=colour, label=family)
         for height, (_, row) in enumerate(rows.iterrows()):
@@ -92,10 +94,10 @@ def curve_figure(summary: pd.DataFrame, arrays: xr.Dataset, ours: str) -> Figure
     leaders = {family: best_of(summary, family).set_index("problem").peer for family in LOOKS}
     for axis, (problem, title) in zip(axes.flat, names.items(), strict=False):
         one = arrays.sel(problem=problem)
-        for family, (colour, _, line) in LOOKS.items():
+        for family, look in LOOKS.items():
             if problem in leaders[family]:
-                draw_curve(axis, one, leaders[family][problem], colour, line)
-        draw_curve(axis, one, ours, OURS[0], OURS[2], width=2.0)
+                draw_curve(axis, one, leaders[family][problem], COLOURS[look], LINES[look])
+        draw_curve(axis, one, ours, COLOURS[OURS], LINES[OURS], width=2.0)
         axis.axhline(float(np.nanmedian(one.target)), color="black", linewidth=0.8)
         axis.set(xscale="log", yscale="log")
         axis.set_xlabel("seconds without compilation", fontsize=8)
@@ -104,8 +106,8 @@ def curve_figure(summary: pd.DataFrame, arrays: xr.Dataset, ours: str) -> Figure
         axis.grid(alpha=0.3)
     for axis in list(axes.flat)[len(names) :]:
         axis.set_axis_off()
-    for family, (colour, _, line) in [(ours, OURS), *LOOKS.items()]:
-        axes[0, 0].plot([], [], color=colour, linestyle=line, label=family)
+    for family, look in [(ours, OURS), *LOOKS.items()]:
+        axes[0, 0].plot([], [], color=COLOURS[look], linestyle=LINES[look], label=family)
     figure.supylabel("best training loss so far", fontsize=10)
     figure.suptitle(
         "Median of seeds, band between quartiles; black: the target; flat where a run has ended", fontsize=10

@@ -31,7 +31,7 @@ from experiments.benchmark_config import (
 )
 from experiments.benchmark_files import read_json, run_path, slug, write_json
 from experiments.data import MissingData
-from experiments.peers import Budget, Peer, Problem, Trace, choose, with_optax
+from experiments.peers import Budget, Peer, Problem, Trace, choose, epochs, with_optax
 
 TUNING_SEED = 1_000_000  # the first one; none that is measured
 CAP = 10  # times the seconds of Adam
@@ -137,7 +137,7 @@ def applicable(config: BenchmarkConfig, problem: Problem) -> list[str]:
 
 def batch_sizes(problem: Problem) -> list[int]:
     """Those of which an epoch has two."""
-    return [size for size in with_optax.BATCH_SIZES if with_optax.fills_batches(problem, size)]
+    return [size for size in with_optax.BATCH_SIZES if epochs.fills_batches(problem, size)]
 
 
 def entry(name: str, tuning: dict) -> Entry:

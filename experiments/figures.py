@@ -1,6 +1,7 @@
 """The figures of a comparison. One colour an algorithm everywhere; a rate is a shade of it."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -15,14 +16,50 @@ from matplotlib.figure import Figure
 from experiments.data import Dataset
 from experiments.records import quartiles
 
-COLOURS = {
+COLOURS = {  # of Okabe and Ito's palette: told apart by all eyes
     "ills": "#0072B2",
     "gauss_newton": "#009E73",
     "adam": "#D55E00",
-}  # of Okabe and Ito's palette: told apart by all eyes
-NAMES = {"ills": "ILLS", "gauss_newton": "Gauss–Newton", "adam": "Adam"}
-LINES = {"ills": "-", "gauss_newton": "-.", "adam": "--"}
-MARKS = {"ills": "o", "gauss_newton": "^", "adam": "s"}
+    "adam_minibatches": "#E69F00",
+    "lbfgs": "#CC79A7",
+    "levenberg_marquardt": "#56B4E9",
+    "sklearn": "#000000",
+    "curvature": "#7A5C00",
+    "linear": "#888888",
+}
+NAMES = {
+    "ills": "ILLS",
+    "gauss_newton": "Gauss–Newton",
+    "adam": "Adam",
+    "adam_minibatches": "Adam, minibatches",
+    "lbfgs": "L-BFGS",
+    "levenberg_marquardt": "Levenberg–Marquardt",
+    "sklearn": "scikit-learn",
+    "curvature": "K-FAC",
+    "linear": "linear",
+}
+LINES: dict[str, Any] = {
+    "ills": "-",
+    "gauss_newton": "-.",
+    "adam": "--",
+    "adam_minibatches": (0, (3, 1, 1, 1, 1, 1)),
+    "lbfgs": ":",
+    "levenberg_marquardt": (0, (5, 1, 1, 1, 1, 1)),
+    "sklearn": (0, (1, 1)),
+    "curvature": (0, (6, 2)),
+    "linear": (0, (1, 3)),
+}
+MARKS = {
+    "ills": "o",
+    "gauss_newton": "^",
+    "adam": "s",
+    "adam_minibatches": "D",
+    "lbfgs": "v",
+    "levenberg_marquardt": "P",
+    "sklearn": "X",
+    "curvature": "*",
+    "linear": "_",
+}
 
 
 def draw_all(folder: Path, dataset: xr.Dataset, series: Dataset | None) -> None:
@@ -58,7 +95,8 @@ def loss_curves(dataset: xr.Dataset, variable: str, label: str) -> Figure:
         axes[0, column].set(title=NAMES[name], xlabel="step", xscale="symlog")
         axes[0, column].set_xlim(0, step[-1])
         axes[1, column].set(xlabel="seconds a network, without compilation", xscale="log")
-        axes[0, column].legend(title="learning rate", fontsize=8, title_fontsize=8)
+        title = "learning rate" if _has_rate(one) else None
+        axes[0, column].legend(title=title, fontsize=8, title_fontsize=8)
     for axis in axes[:, 0]:
         axis.set(ylabel=label, yscale="log")
     for axis in axes.flat:
@@ -122,7 +160,12 @@ def _rates(one):
     others = [v for v in one.data_vars if v.startswith("hparam_") and len(np.unique(one[v].values[indices])) > 1]
     for shade, index in zip(shades, indices, strict=True):
         extra = [f"{v.removeprefix('hparam_')} {float(one[v][index]):g}" for v in others if v != "hparam_learning_rate"]
-        yield index, ramp(shade), ", ".join([f"{rates[index]:g}", *extra])
+        yield index, ramp(shade), ", ".join([f"{rates[index]:g}"] * _has_rate(one) + extra) or NAMES[name]
+
+
+def _has_rate(one):
+    """Whether the learning rate means anything: on a full batch that of Gauss–Newton does not."""
+    return str(one.algorithm.values) != "gauss_newton"
 
 
 def _mix(colour, other, share):

@@ -344,10 +344,14 @@ def figure_of(algorithms: pd.DataFrame, pieces: pd.DataFrame, path: Path) -> Non
     reports.close(figure)
 
 
+GREYS = ("0.25", "0.55", "0.8")
+
+
 def _bars(panel, names, columns):
     places, width = np.arange(len(names)), 0.8 / len(columns)
     for index, (label, values) in enumerate(columns.items()):
-        panel.bar(places + (index - (len(columns) - 1) / 2) * width, values, width, label=label)
+        # Greys: colours stand for algorithms, and here those are on the axis.
+        panel.bar(places + (index - (len(columns) - 1) / 2) * width, values, width, label=label, color=GREYS[index])
     panel.set_xticks(places, names, rotation=20, ha="right", fontsize=8)
     panel.set_yscale("log")
     panel.grid(alpha=0.3, axis="y")

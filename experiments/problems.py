@@ -32,16 +32,38 @@ def make_task(config: ProblemConfig, folder: str) -> Task:
     loss = build_loss(config)
     if isinstance(config.data, Teacher):
         network = build_network(config, config.data.inputs, config.data.outputs)
-        return Task(network, loss, Partial(partial(_teacher, network, loss, config.data, config.dtype)), None)
+        return Task(network, loss, teacher_problem(network, loss, config.data, config.dtype), None)
     options = config.data.model_dump(exclude={"name"})
     dataset = load(config.data.name, folder, **options)
     network = build_network(config, dataset.train.inputs.shape[1], dataset.train.targets.shape[1])
-    batches = [
-        jills.Batch(jnp.asarray(split.inputs, config.dtype), jnp.asarray(split.targets, config.dtype))
-        for split in (dataset.train, dataset.test)
-    ]
+    return Task(network, loss, fixed_problem(network, loss, config.dtype, dataset), dataset)
+
+
+def fixed_problem(network: jills.Network, loss: jills.Loss, dtype: str, dataset: Dataset) -> Partial:
+    """The training rows of a data set with another start for every key; metrics on its test rows."""
+    train, test = (as_batch(split, dtype) for split in (dataset.train, dataset.test))
     labels = None if dataset.test.labels is None else jnp.asarray(dataset.test.labels)
-    return Task(network, loss, Partial(partial(_fixed, network, loss, config.dtype), *batches, labels), dataset)
+    return Partial(partial(_fixed, network, loss, dtype), train, test, labels)
+
+
+def teacher_problem(network: jills.Network, loss: jills.Loss, table: Teacher, dtype: str) -> Partial:
+    """A random network of the same shape labels random inputs; each key has its own, and another start."""
+    return Partial(partial(_teacher, network, loss, table, dtype))
+
+
+def scaled_start(problem: Partial, scale: float) -> Partial:
+    """The same problem with all weights and biases of the start multiplied; another scale does not compile again."""
+    return Partial(_scaled, problem, jnp.asarray(scale))
+
+
+def _scaled(problem, scale, key):
+    params, batch, metrics = problem(key)
+    return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), params), batch, metrics
+
+
+def as_batch(split: Split, dtype: str) -> jills.Batch:
+    """A split as rows to train on."""
+    return jills.Batch(jnp.asarray(split.inputs, dtype), jnp.asarray(split.targets, dtype))
 
 
 def _fixed(network, loss, dtype, train, test, labels, key):

@@ -9,9 +9,11 @@ from itertools import pairwise
 import jax.numpy as jnp
 
 import jills
-from experiments.peers import stepped
+from experiments.peers import epochs, stepped
 from experiments.peers.base import Budget, Peer, Problem, Trace, is_least_squares
 
+MINIBATCH_ROWS, MINIBATCH_PRODUCTS = 2048, 3
+MINIBATCH_NUMBERS = {"damping": 0.03, "learning_rate": 0.3, "momentum": 0.7}
 ILLS_WORK = 2e10  # multiplications of a step's QR decompositions; some seconds
 
 
@@ -39,6 +41,31 @@ def run(problem: Problem, budget: Budget, build: Callable[[Problem], jills.Algor
     return stepped.run(Whole(algorithm), numbers, problem, budget)
 
 
+@dataclass(frozen=True)
+class Minibatches:
+    """An algorithm of jills built with `full_batch=False`, as an `epochs.Method`."""
+
+    algorithm: jills.Algorithm
+
+    def start(self, hparams, params, batch):
+        """The algorithm's own start."""
+        return self.algorithm.unchecked_init(params, batch)
+
+    def step(self, hparams, state, batch):
+        """The algorithm's own step."""
+        return self.algorithm.step(hparams, state, batch)[0]
+
+
+def minibatch_gauss_newton(problem: Problem, budget: Budget, **numbers: float) -> Trace:
+    """Gauss–Newton on minibatches of 2048 rows, three products a step. A step of the trace is an epoch."""
+    module = importlib.import_module("jills.gauss_newton")
+    solver = jills.ConjugateGradients(max_steps=MINIBATCH_PRODUCTS)
+    algorithm = module.build(problem.network, loss=problem.loss, solver=solver, full_batch=False)
+    hparams = module.Hparams(**(MINIBATCH_NUMBERS | numbers))
+    hparams = type(hparams)(*(jnp.asarray(number, problem.dtype) for number in hparams))
+    return epochs.run(Minibatches(algorithm), hparams, problem, budget, MINIBATCH_ROWS)
+
+
 def gauss_newton(problem: Problem) -> jills.Algorithm:
     """The layerwise Gauss–Newton algorithm as it comes."""
     return importlib.import_module("jills.gauss_newton").build(problem.network, loss=problem.loss)
@@ -64,5 +91,13 @@ def suits_ills(problem: Problem) -> bool:
 
 PEERS = (
     Peer("jills gauss_newton", partial(run, build=gauss_newton), needs="jills.gauss_newton", package="jills"),
+    Peer(
+        "jills gauss_newton, minibatches",
+        minibatch_gauss_newton,
+        partial(epochs.fills_batches, batch_size=MINIBATCH_ROWS),
+        "jills.gauss_newton",
+        "jills",
+        "epoch",
+    ),
     Peer("jills ills", partial(run, build=ills), suits_ills, "jills", "jills"),
 )
