@@ -128,6 +128,7 @@ def write(one: Experiment, table: pd.DataFrame, folder: Path, whole: bool) -> No
     figure.savefig(folder / f"{one.name}.png", dpi=110)
     plt.close(figure)
     summary = one.summarize(table)
+    (folder / "summary-of-part.csv").unlink(missing_ok=True)
     # With data missing it is not complete: then the same command looks for them again.
     summary.to_csv(folder / ("summary.csv" if whole else "summary-of-part.csv"), index=False)
     print(summary.to_string(index=False))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.benchmark_config import NAMES, ConfigError, load_benchmark
+from experiments.benchmark_config import NAMES, ConfigError, chosen, load_benchmark
 from experiments.benchmark_figures import curve_figure, ratio_figure, write
 from experiments.benchmark_files import read_memory, read_runs, read_tuning, slug
 from experiments.benchmark_report import curves, ours_in, summarize, with_losses
@@ -71,7 +71,7 @@ def run_problem(path: Path, options: argparse.Namespace) -> int:
         command += [] if getattr(options, name) is None else [f"--{name}", str(getattr(options, name))]
     status = start(command)
     if status == 0 and options.memory:
-        names = [name for name in NAMES if options.only.lower() in name.lower()]
+        names = chosen(NAMES, options.only)
         folder = Path(options.results) / path.stem / "memory"
         for name in names:
             if not (folder / f"{slug(name)}.json").exists():

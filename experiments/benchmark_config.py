@@ -1,5 +1,6 @@
 """The configs of the benchmark: one is one problem. Its tables are those of `experiments.config`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,6 +44,12 @@ def load_benchmark(path: str | Path, seeds: int | None = None, seconds: float | 
     if unknown:
         raise ConfigError(f"{path}: leave_out: unknown peer {unknown[0]!r}; allowed: {'; '.join(NAMES)}")
     return config
+
+
+def chosen(names: Iterable[str], only: str) -> list[str]:
+    """The names that contain one of the words of `only`, which has commas between them; all if it is empty."""
+    words = only.lower().split(",")
+    return [name for name in names if any(word in name.lower() for word in words)]
 
 
 def same_problem(one: Table, other: Table) -> bool:

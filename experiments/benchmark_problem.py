@@ -26,6 +26,7 @@ from experiments.benchmark_config import (
     UNTUNED,
     BenchmarkConfig,
     ConfigError,
+    chosen,
     load_benchmark,
     same_problem,
 )
@@ -103,8 +104,7 @@ def problem_of(config: BenchmarkConfig, task: problems.Task, seed: int) -> tuple
 def measure(config: BenchmarkConfig, task: problems.Task, folder: Path, only: str = "") -> None:
     """Every peer whose name contains one of the words of `only`, on every seed, as far as its file is not there."""
     example, _ = problem_of(config, task, TUNING_SEED)
-    words = only.lower().split(",")
-    names = [name for name in applicable(config, example) if any(word in name.lower() for word in words)]
+    names = chosen(applicable(config, example), only)
     pending = [name for name in names if any(not run_path(folder, s, name).exists() for s in range(config.seeds))]
     if not pending:
         return

@@ -12,6 +12,7 @@ from experiments.splits import Dataset, Split, cut, num_train_rows, regression, 
 
 DAY = 48  # half hours
 ELECTRICITY_START = np.datetime64("2014-01-01T00:00", "m")
+ELNINO_START = np.datetime64("1950-01", "M")
 
 
 def lag_windows(series: np.ndarray, lags: int, horizon: int = 1) -> np.ndarray:
@@ -63,6 +64,36 @@ def sunspots(folder: str | Path, *, lags: int = 8, test_from: int = 1950) -> Dat
     train, test = cut(Split(inputs, series[lags:, None], years), num_train, f"test_from={test_from}")
     naive = test.inputs[:, -1:]
     return regression("sunspots", train, test, unit="sunspots", row_name="year", persistence=naive)
+
+
+def elnino(folder: str | Path, *, lags: int = 12, horizon: int = 1, test_fraction: float = 0.2) -> Dataset:
+    """Sea surface temperature of the Pacific off Peru, monthly, 1950 to 2010: `lags` months → a later one.
+
+    El Niño is what makes it differ from one year to another. In the public domain.
+
+    Args:
+        folder: not read: the series comes with statsmodels.
+        lags: how many months a row holds, the oldest first; the naive forecast repeats the newest.
+        horizon: how many months before the target the newest of them lies; with 12 the naive forecast is last year's.
+        test_fraction: the share of the rows, the latest, that is tested.
+
+    Returns:
+        The data set, with `lags` inputs.
+
+    Raises:
+        MissingData: statsmodels is not installed.
+        ValueError: too many lags, a fraction outside (0, 1), or no row left on one side of the split.
+    """
+    datasets = require_package("elnino", "statsmodels.datasets", "statsmodels")
+    table = pd.DataFrame(datasets.elnino.load_pandas().data)  # a row a year, a column a month
+    series = table.drop(columns="YEAR").to_numpy(np.float64).ravel()
+    inputs = lag_windows(series, lags, horizon)
+    months = ELNINO_START + np.arange(len(series))[-len(inputs) :]
+    num_train = num_train_rows(len(inputs), test_fraction)
+    targets = series[-len(inputs) :, None]
+    train, test = cut(Split(inputs, targets, months), num_train, f"test_fraction={test_fraction}")
+    naive = test.inputs[:, -1:]
+    return regression("elnino", train, test, unit="°C", row_name="month", persistence=naive)
 
 
 def electricity(folder: str | Path, *, lags: int = DAY, test_fraction: float = 0.2) -> Dataset:

@@ -42,3 +42,28 @@ def test_every_linked_file_exists():
     links = re.findall(r"\]\((?!http|#)([^)#]+)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def anchors(path):
+    """The anchors that GitHub gives the headings of a Markdown file."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "experiments" / "README.md"], ids=lambda path: path.parent.name)
+def test_links_and_figures_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_every_claim_links_to_its_experiment():
+    claims = README.split("## What holds")[1].split("\n## ")[0]
+    rows = [line for line in claims.splitlines() if line.startswith("| ")][1:]
+    verdicts = ("confirmed", "partly", "not confirmed", "answered")
+    assert len(rows) >= 8
+    for row in rows:
+        assert row.split("|")[2].strip().startswith(verdicts), row
+        assert "experiments/README.md#" in row, row

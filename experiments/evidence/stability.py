@@ -1,11 +1,13 @@
-"""Is ILLS "more stable, especially with higher learning rates"? Rates × initial scales on a noiseless teacher.
+"""Is ILLS "more stable, especially with higher learning rates"? Rates × initial scales on teachers.
 
 Defined before the run, for the loss after the last step and the variance of the targets, which is the loss of the best
 constant, a network that has learned nothing:
 
 * diverged: not finite, or above ten times that of the start and above the variance;
-* stalled: not diverged, but above a tenth of the variance;
-* stable: neither.
+* slow: not diverged, above a tenth of the variance, and the loss still falls (the word "improving" of
+  `jills.diagnose`): more steps would help;
+* stalled: not diverged, above a tenth of the variance, and it falls no more;
+* stable: none of these.
 """
 
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax.tree_util import Partial
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jills
@@ -37,7 +40,6 @@ from experiments.evidence.base import (
 from experiments.figures import NAMES
 from experiments.reports import plt
 
-NETWORK = jills.Network((3, 4, 1), jills.activations.tanh, jills.activations.tanh)
 LEARNED = 0.1  # of the variance
 RISE = 10.0
 
@@ -45,6 +47,8 @@ RISE = 10.0
 class Config(EvidenceConfig):
     """Which rates, which scales."""
 
+    hidden: list[list[Positive]]
+    noise: list[float]  # standard deviation, on the training targets; one a network
     num_steps: Positive
     scales: list[float]  # of weights and biases of the start
     rho: list[float]  # of ILLS
@@ -52,24 +56,28 @@ class Config(EvidenceConfig):
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
-    """One a scale and algorithm."""
-    table, loss = Teacher(name="teacher", inputs=3), jills.losses.squared_error
-    teacher = problems.teacher_problem(NETWORK, loss, table, config.dtype)
-    plans = {
-        "ills": (jills.ills.build(NETWORK, solver=jills.solvers.qr), {"learning_rate": config.rho}),
-        "gauss_newton": (jills.gauss_newton.build(NETWORK), {}),
-        "adam": (jills.adam.build(NETWORK), {"learning_rate": config.adam_rates}),
-    }
-    for name, (algorithm, axes) in plans.items():
-        hparams = numbers(type(algorithm.defaults), **axes)
-        for scale in config.scales:
-            yield Piece(f"{name}-{scale:g}", partial(measure, config, name, algorithm, hparams, teacher, scale))
+    """One a network, algorithm and scale."""
+    tanh, loss = jills.activations.tanh, jills.losses.squared_error
+    for hidden, noise in zip(config.hidden, config.noise, strict=True):
+        network = jills.Network((3, *hidden, 1), tanh, tanh)
+        teacher = problems.teacher_problem(network, loss, Teacher(name="teacher", inputs=3, noise=noise), config.dtype)
+        label = "-".join(map(str, network.sizes)) + (f", noise {noise:g}" if noise else "")
+        plans = {
+            "ills": (jills.ills.build(network, solver=jills.solvers.qr), {"learning_rate": config.rho}),
+            "gauss_newton": (jills.gauss_newton.build(network), {}),
+            "adam": (jills.adam.build(network), {"learning_rate": config.adam_rates}),
+        }
+        for name, (algorithm, axes) in plans.items():
+            hparams = numbers(type(algorithm.defaults), **axes)
+            for scale in config.scales:
+                run = partial(measure, config, label, name, algorithm, hparams, teacher, scale)
+                yield Piece(f"{label}-{name}-{scale:g}".replace(", ", "-").replace(" ", "-"), run)
 
 
-def measure(config, name, algorithm, hparams, teacher, scale) -> list[Row]:
+def measure(config, label, name, algorithm, hparams, teacher, scale) -> list[Row]:
     """The ends of a sweep, with the loss of the start and the variance of the targets."""
     keys, problem = keys_of(config), problems.scaled_start(teacher, scale)
-    rows = train(name, algorithm, hparams, problem, keys, config.num_steps, scale=scale)
+    rows = train(name, algorithm, hparams, problem, keys, config.num_steps, case=label, scale=scale)
     starts = {(row["learning_rate"], row["seed"]): row["loss"] for row in rows if row["step"] == 0}
     known, ends = np.asarray(variances(problem, keys)), []
     for row in rows:
@@ -86,53 +94,66 @@ def variances(problem: Partial, keys: jax.Array) -> jax.Array:
 
 
 def outcomes(table: pd.DataFrame) -> pd.DataFrame:
-    """The ends with the columns diverged and stalled."""
+    """The ends with the columns diverged, slow, stalled and unstable, which is any of them."""
     ends = last(table)
     loss = ends["loss"].where(np.isfinite(ends["loss"]), np.inf)
     diverged = (loss == np.inf) | ((loss > RISE * ends["start"]) & (loss > ends["variance"]))
-    return ends.assign(diverged=diverged, stalled=~diverged & (loss > LEARNED * ends["variance"]))
+    behind = ~diverged & (loss > LEARNED * ends["variance"])
+    falling = ends["word"] == "improving"
+    return ends.assign(diverged=diverged, slow=behind & falling, stalled=behind & ~falling, unstable=diverged | behind)
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A map for each of ILLS and Adam and each of median loss, share diverged, share stalled."""
+    """A row a problem: for ILLS and for Adam, the median loss and the share that is not stable."""
     ends = outcomes(table)
-    figure, panels = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
-    for row, name in enumerate(("ills", "adam")):
-        part = where(ends, algorithm=name)
-        for column, (measure, label) in enumerate(MEASURES.items()):
-            # A median of infinity is drawn as the worst.
-            cells = part.assign(value=np.nan_to_num(part[measure].to_numpy(float), nan=1e9, posinf=1e9))
-            how = "median" if measure == "loss" else "mean"
-            grid = cells.pivot_table(index="scale", columns="learning_rate", values="value", aggfunc=how)
-            panel, values = panels[row, column], grid.to_numpy()
-            shown = np.log10(np.clip(values, 1e-8, 1e2)) if measure == "loss" else values
-            limits = (-8, 2) if measure == "loss" else (0, 1)
-            panel.imshow(shown, cmap="cividis", vmin=limits[0], vmax=limits[1], aspect="auto", origin="lower")
-            for (y, x), value in np.ndenumerate(values):
-                text = f"{value:.0e}" if measure == "loss" else f"{value:.0%}"
-                bright = (shown[y, x] - limits[0]) / (limits[1] - limits[0]) > 0.5
-                panel.text(x, y, text, ha="center", va="center", fontsize=7, color="black" if bright else "white")
-            panel.set_xticks(range(len(grid.columns)), [f"{rate:g}" for rate in grid.columns])
-            panel.set_yticks(range(len(grid.index)), [f"{scale:g}" for scale in grid.index])
-            panel.set(title=f"{NAMES[name]}: {label}", xlabel="learning rate" if name == "adam" else "learning rate ρ")
+    names = list(ends["case"].unique())
+    figure, panels = plt.subplots(
+        len(names), 4, figsize=(15, 0.6 + 2.7 * len(names)), squeeze=False, layout="constrained"
+    )
+    for row, label in enumerate(names):
+        for column, name in enumerate(("ills", "adam")):
+            part = where(ends, case=label, algorithm=name)
+            for shift, (measure, title) in enumerate(MEASURES.items()):
+                panel = panels[row, 2 * column + shift]
+                draw_map(panel, part, measure)
+                panel.set_title(f"{NAMES[name]}, {label}: {title}", fontsize=9)
         panels[row, 0].set_ylabel("scale of the start")
+    for column in range(4):
+        panels[-1, column].set_xlabel("learning rate" if column > 1 else "learning rate ρ")
     return figure
 
 
-MEASURES = {"loss": "median final loss", "diverged": "share diverged", "stalled": "share stalled"}
+MEASURES = {"loss": "median final loss", "unstable": "share not stable"}
+
+
+def draw_map(panel: Axes, part: pd.DataFrame, measure: str) -> None:
+    """One map, rates across and scales upwards; dark is good."""
+    # A median of infinity is drawn as the worst.
+    cells = part.assign(value=np.nan_to_num(part[measure].to_numpy(float), nan=1e9, posinf=1e9))
+    how = "median" if measure == "loss" else "mean"
+    grid = cells.pivot_table(index="scale", columns="learning_rate", values="value", aggfunc=how)
+    values = grid.to_numpy()
+    shown = (np.log10(np.clip(values, 1e-8, 1e2)) + 8) / 10 if measure == "loss" else values
+    panel.imshow(shown, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower")
+    for (y, x), value in np.ndenumerate(values):
+        text = f"{value:.0e}".replace("e-0", "e-").replace("e+00", "") if measure == "loss" else f"{value:.0%}"
+        panel.text(x, y, text, ha="center", va="center", fontsize=6.5, color="black" if shown[y, x] > 0.5 else "white")
+    panel.set_xticks(range(len(grid.columns)), [f"{rate:g}" for rate in grid.columns], rotation=45)
+    panel.set_yticks(range(len(grid.index)), [f"{scale:g}" for scale in grid.index])
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """By algorithm and scale: the share of stable members over all rates, and the loss at the best rate."""
+    """By problem and algorithm, over all rates and scales: shares of the outcomes; and the loss at the best rate."""
     rows = []
-    for (name, scale), part in parts(outcomes(table), "algorithm", "scale"):
+    for (label, name), part in parts(outcomes(table), "case", "algorithm"):
         rates = part.groupby("learning_rate")["loss"].median()
-        best = where(part, learning_rate=rates.idxmin())
-        low, middle, high = median_interval(best["loss"])
-        row = {"algorithm": NAMES[name], "scale": scale, "rates": len(rates)}
-        row |= {word: f"{part[word].mean():.0%}" for word in ("diverged", "stalled")}
-        row |= {"best rate": f"{rates.idxmin():g}", "loss there": f"{middle:.2g} ({low:.1g}–{high:.1g})"}
-        rows.append(row)
+        low, middle, high = median_interval(where(part, learning_rate=rates.idxmin())["loss"])
+        row = {"case": label, "algorithm": NAMES[name], "networks": len(part)}
+        row |= {word: f"{part[word].mean():.1%}" for word in ("diverged", "stalled", "slow")}
+        spread = part.groupby(["learning_rate", "scale"])["loss"].median()
+        row |= {"best rate": "" if name == "gauss_newton" else f"{rates.idxmin():g}"}
+        row |= {"loss there": f"{middle:.2g} ({low:.1g}–{high:.1g})"}
+        rows.append(row | {"worst median of a rate and scale": f"{spread.max():.2g}"})
     return pd.DataFrame(rows)
 
 

@@ -1,0 +1,323 @@
+"""Images at three and four hidden layers: does Gauss–Newton train them sooner, and do they classify as well?
+
+Every trainer gets the same start and the same seconds of run time on a clock that stands still while losses are
+computed and programs compiled. Gauss–Newton on minibatches has one set of numbers, fixed before the run; it runs on all
+rows with its defaults where `full_batch` says so. L-BFGS has all rows and a line search. Adam's rate and Somax's
+setting are those with the lowest final training loss on a start that is not measured; those trials are in the table,
+with `tuning`. On minibatches all rates fall to zero in proportion to the seconds left. "Final" is the last moment, of
+the parameters then; "best test accuracy" is the highest of all moments, an optimistic number for every trainer alike.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax import lax
+from matplotlib.figure import Figure
+
+import jills
+from experiments import problems, reports
+from experiments.config import Positive, Table
+from experiments.data import MissingData, load
+from experiments.evidence.base import (
+    EvidenceConfig,
+    Experiment,
+    Piece,
+    Row,
+    curve,
+    keys_of,
+    median_interval,
+    show_interval,
+)
+from experiments.peers import with_curvature, with_jills, with_optax
+from experiments.peers.base import clock, first_call_extra, true_loss
+
+LOSS = jills.losses.softmax_cross_entropy
+ADAM_ROWS = 128
+TUNING = 1_000_000  # the start for tuning, far from those that are measured
+FIRST_MOMENT = 0.02  # of the seconds
+CALLS = 40  # at least, in a run: so finely the rates fall
+NAMES = {
+    "gauss_newton": "Gauss–Newton, all rows",
+    "gauss_newton_minibatches": "Gauss–Newton, minibatches",
+    "adam_minibatches": "Adam, minibatches",
+    "lbfgs": "L-BFGS",
+    "curvature": "Somax",
+}
+
+
+class ProblemTable(Table):
+    """A data set and a network."""
+
+    data: Literal["digits", "mnist-10k", "fashion-mnist", "cifar-10"]
+    hidden: list[Positive]
+    seconds: float  # of each trainer
+    full_batch: bool = False  # whether Gauss–Newton is run on all rows, too
+    optional: bool = False  # left out where the data are not there
+
+
+class Config(EvidenceConfig):
+    """Which problems, which numbers."""
+
+    moments: Positive
+    adam_rates: list[float]
+    somax: list[str]  # of `with_curvature.SETTINGS`
+    problems: list[ProblemTable]
+
+
+class Trainer(NamedTuple):
+    """An algorithm with its numbers."""
+
+    name: str
+    setting: str
+    method: Any  # a `Method` of `stepped` or `epochs`
+    hparams: Callable[[float], Any]  # share of the seconds left → the numbers
+    rows: int | None  # of a minibatch; None: all
+
+
+class Place(NamedTuple):
+    """A problem and a start."""
+
+    network: jills.Network
+    problem: Any  # key → (params, batch, metrics)
+    key: jax.Array
+    params: jills.Params
+    batch: jills.Batch
+
+
+def pieces(config: Config, folder: str) -> Iterator[Piece]:
+    """One a problem and seed; before them one for every family that is tuned."""
+    if config.somax and with_curvature.PEERS[0].missing():
+        print(with_curvature.PEERS[0].missing(), file=sys.stderr)
+    for table in config.problems:
+        if table.optional and is_missing(table.data, folder):
+            continue
+        name = f"{table.data}-{len(table.hidden)}"
+        # A choice is made once in a process, and again where a killed one goes on.
+        trials = lru_cache(partial(tune, config, table, folder))
+        for family in families(config):
+            yield Piece(f"{name}-tuning-{family}", partial(trials, family))
+        for seed in range(config.seeds):
+            yield Piece(f"{name}-{seed}", partial(measure, config, table, folder, trials, seed))
+
+
+def is_missing(name: str, folder: str) -> bool:
+    """Whether a data set is not there; says how to get it."""
+    try:
+        load(name, folder)
+    except MissingData as error:
+        print(error, file=sys.stderr)
+        return True
+    return False
+
+
+def families(config: Config) -> list[str]:
+    """What is tuned: Adam, and Somax where it is wanted and installed."""
+    return ["adam_minibatches", *(["curvature"] if config.somax and not with_curvature.PEERS[0].missing() else [])]
+
+
+@lru_cache(maxsize=1)
+def task(name: str, folder: str, hidden: tuple[int, ...], dtype: str) -> tuple[jills.Network, Any]:
+    """The network for a data set and the problem, `key → (params, batch, metrics)`."""
+    dataset = load(name, folder)
+    sizes = (dataset.train.inputs.shape[1], *hidden, dataset.train.targets.shape[1])
+    network = jills.Network(sizes, jills.activations.relu)
+    return network, problems.fixed_problem(network, LOSS, dtype, dataset)
+
+
+def prepare(config: Config, table: ProblemTable, folder: str, key: jax.Array) -> Place:
+    """The problem with the start of a key."""
+    network, problem = task(table.data, folder, tuple(table.hidden), config.dtype)
+    return Place(network, problem, key, *problem(key)[:2])
+
+
+def tune(config: Config, table: ProblemTable, folder: str, family: str) -> list[Row]:
+    """The rows of every setting of a family from the start for tuning."""
+    place = prepare(config, table, folder, jax.random.fold_in(jax.random.key(config.seed), TUNING))
+    trainers = candidates(config, place, family)
+    rows = [row for trainer in trainers for row in run(trainer, place, table.seconds, config.moments, TUNING)]
+    return [labels(table) | row | {"tuning": True} for row in rows]
+
+
+def best_setting(trials: list[Row]) -> str:
+    """That with the lowest final training loss."""
+    ends = {row["setting"]: row["loss"] for row in trials}  # the last moment comes last
+    return min(ends, key=lambda setting: ends[setting] if np.isfinite(ends[setting]) else np.inf)
+
+
+def measure(config: Config, table: ProblemTable, folder: str, trials: Callable[[str], list[Row]], seed: int):
+    """The rows of all trainers from one start, the tuned ones at their best setting."""
+    place = prepare(config, table, folder, keys_of(config)[seed])
+    trainers = untuned(place, table.full_batch)
+    for family in families(config):
+        best = best_setting(trials(family))
+        trainers += [each for each in candidates(config, place, family) if each.setting == best]
+    rows = [row for trainer in trainers for row in run(trainer, place, table.seconds, config.moments, seed)]
+    return [labels(table) | row | {"tuning": False} for row in rows]
+
+
+def labels(table: ProblemTable) -> Row:
+    """What was trained."""
+    return {"data": table.data, "depth": len(table.hidden), "hidden": "-".join(map(str, table.hidden))}
+
+
+def untuned(place: Place, full_batch: bool) -> list[Trainer]:
+    """Gauss–Newton on minibatches, and on all rows if wanted; L-BFGS."""
+    build, kind, numbers = jills.gauss_newton.build, jills.gauss_newton.Hparams, with_jills.MINIBATCH_NUMBERS
+    products = jills.ConjugateGradients(max_steps=with_jills.MINIBATCH_PRODUCTS)
+    minibatches = with_jills.Minibatches(build(place.network, LOSS, products, full_batch=False))
+    falling = lambda left: kind(**(numbers | {"learning_rate": left * numbers["learning_rate"]}))  # noqa: E731
+    rows = min(with_jills.MINIBATCH_ROWS, place.batch.inputs.shape[0] // 2)
+    whole = with_jills.Whole(build(place.network, LOSS))
+    lbfgs = with_optax.Lbfgs(place.network, LOSS)
+    return [
+        *([Trainer("gauss_newton", "", whole, lambda left: kind(), None)] if full_batch else []),
+        Trainer("gauss_newton_minibatches", "", minibatches, falling, rows),
+        Trainer("lbfgs", "", lbfgs, lambda left: with_optax.Numbers(), None),
+    ]
+
+
+def candidates(config: Config, place: Place, family: str) -> list[Trainer]:
+    """The settings of a family."""
+    if family == "adam_minibatches":
+        method = with_optax.MinibatchAdam(place.network, LOSS)
+        rows = min(ADAM_ROWS, place.batch.inputs.shape[0] // 2)
+        return [Trainer(family, f"{rate:g}", method, rate.__mul__, rows) for rate in config.adam_rates]
+    return [somax(place, setting) for setting in config.somax]
+
+
+def somax(place: Place, name: str) -> Trainer:
+    """Somax at one of its settings."""
+    setting = with_curvature.SETTINGS[name]
+    method = with_curvature.StochasticGaussNewton(place.network, setting)
+    rows = min(setting.rows, place.batch.inputs.shape[0] // 2)
+    return Trainer("curvature", name, method, setting.learning_rate.__mul__, rows)
+
+
+def run(trainer: Trainer, place: Place, seconds: float, moments: int, seed: int) -> list[Row]:
+    """A row for the start and each moment; the seconds are rounded to whole epochs."""
+    numbers = lambda left: jax.tree.map(partial(jnp.asarray, dtype=place.params[0].weight.dtype), trainer.hparams(left))  # noqa: E731
+    begin = partial(_start, trainer.method, trainer.rows, numbers(1.0), place.params, place.batch)
+    go_on = partial(_advance, trainer.method, trainer.rows, place.batch, jax.random.key(seed))
+    compiling = first_call_extra(begin)
+    used, state = clock(begin)
+    # A call of no epoch compiles and does nothing else; one epoch that is thrown away shows the pace.
+    compiling += first_call_extra(partial(go_on, numbers(1.0), state, 0, 0))
+    pace = clock(partial(go_on, numbers(1.0), state, 0, 1))[0]
+    known = {"algorithm": trainer.name, "setting": trainer.setting, "seed": seed, "compile_seconds": compiling}
+    epoch, rows = 0, [known | {"step": 0, "seconds": 0.0, "epoch": 0} | judge(place, place.params)]
+    for step, moment in enumerate(seconds * np.geomspace(FIRST_MOMENT, 1, moments), 1):
+        while used + pace / 2 < moment:
+            count = max(1, round(min(moment - used, seconds / CALLS) / pace))
+            elapsed, state = clock(partial(go_on, numbers(max(0.0, 1 - used / seconds)), state, epoch, count))
+            used, epoch, pace = used + elapsed, epoch + count, elapsed / count
+        rows.append(known | {"step": step, "seconds": used, "epoch": epoch} | judge(place, state.params))
+    return rows
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _start(method, size, hparams, params, batch):
+    """The state before the first step."""
+    return method.start(hparams, params, jax.tree.map(lambda leaf: leaf[:size], batch))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _advance(method, size, batch, key, hparams, state, first, count):
+    """`count` epochs from number `first` on, each in a new order; with `size` None a step on all rows is one."""
+    num_rows = batch.inputs.shape[0]
+
+    def step(state, rows):
+        return method.step(hparams, state, jax.tree.map(lambda leaf: leaf[rows], batch)), None
+
+    def one_epoch(index, state):
+        if size is None:
+            return method.step(hparams, state, batch)
+        order = jax.random.permutation(jax.random.fold_in(key, index), num_rows)
+        return lax.scan(step, state, order[: num_rows // size * size].reshape(-1, size))[0]
+
+    return lax.fori_loop(first, first + count, one_epoch, state)
+
+
+def judge(place: Place, params: jills.Params) -> Row:
+    """Loss over all training rows, test loss and accuracy."""
+    member = jax.tree.map(lambda leaf: leaf[None, None], params)
+    measures = problems.metrics_of(place.problem, member, place.key[None])
+    loss = true_loss(place.network, LOSS, params, place.batch)
+    return {"loss": float(loss)} | {name: float(value[0, 0]) for name, value in measures.items()}
+
+
+def style(name: str) -> dict[str, Any]:
+    """Gauss–Newton has one colour, and on minibatches a line of its own."""
+    if name == "gauss_newton_minibatches":
+        return reports.style("gauss_newton") | {"linestyle": "-", "marker": "o"}
+    return reports.style(name)
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """Training loss above, test accuracy below, against seconds: a column a data set, of its deepest network."""
+    measured = reports.where(table, ~table["tuning"].astype(bool))
+    names = list(measured["data"].unique())
+    figure, panels = reports.plt.subplots(
+        2, len(names), figsize=(3.5 * len(names) + 0.6, 6.4), squeeze=False, sharex="col", layout="constrained"
+    )
+    for column, data in enumerate(names):
+        part = reports.where(measured, (measured["data"] == data) & (measured["step"] > 0))
+        part = reports.where(part, part["depth"] == part["depth"].max())
+        for name, each in part.groupby("algorithm", sort=False):
+            draw_trainer(panels[:, column], str(name), each)
+        best = part["test_accuracy"].max()
+        panels[0, column].set(xscale="log", yscale="log", title=f"{data}, hidden {part['hidden'].iloc[0]}")
+        panels[1, column].set(xlabel="seconds, without compilation", ylim=(best - 0.1, best + 0.01))
+    panels[0, 0].set_ylabel("training loss (cross-entropy)")
+    panels[1, 0].set_ylabel("test accuracy")
+    lines = {line.get_label(): line for panel in panels[0] for line in panel.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=len(lines))
+    return figure
+
+
+def draw_trainer(panels: np.ndarray, name: str, part: pd.DataFrame) -> None:
+    """Medians over seeds with the band between the quartiles."""
+    for panel, measure in zip(panels, ("loss", "test_accuracy"), strict=True):
+        line = curve(part, measure, "seconds")
+        panel.plot(line["seconds"], line["middle"], label=NAMES[name], **style(name))
+        panel.fill_between(line["seconds"], line["low"], line["high"], color=style(name)["color"], alpha=0.15, lw=0)
+        panel.grid(alpha=0.3)
+
+
+def summarize(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a problem and trainer: its setting, final training loss, test accuracy, and what was tried."""
+    rows, by = [], ["data", "hidden", "algorithm"]
+    ends = reports.where(table, table["step"] == table["step"].max())
+    is_trial = ends["tuning"].astype(bool)
+    trials = dict(list(reports.where(ends, is_trial).groupby(by, sort=False)))
+    highest = reports.where(table, ~table["tuning"].astype(bool)).groupby([*by, "seed"])["test_accuracy"].max()
+    for group, part in reports.where(ends, ~is_trial).groupby(by, sort=False):
+        data, hidden, name = map(str, group)  # pyright: ignore[reportArgumentType] a tuple of three
+        row = {"data": data, "hidden layers": hidden, "trainer": NAMES[name]}
+        row |= {"setting": " or ".join(map(str, part["setting"].dropna().unique()))}
+        row |= {"final training loss": show_interval(part["loss"])}
+        row |= {"best test accuracy": percentages(highest.loc[data, hidden, name])}
+        row |= {"final test accuracy": percentages(part["test_accuracy"])}
+        row["tried: training loss, accuracy"] = show_trials(trials[group]) if group in trials else ""
+        rows.append(row | {"epochs": f"{part['epoch'].median():.0f}"})
+    return pd.DataFrame(rows)
+
+
+def show_trials(ends: pd.DataFrame) -> str:
+    """Every setting with its final training loss and test accuracy, as text."""
+    columns = (ends["setting"], ends["loss"], ends["test_accuracy"])
+    return "; ".join(f"{name}: {loss:.2g}, {100 * share:.1f} %" for name, loss, share in zip(*columns, strict=True))
+
+
+def percentages(shares: Any) -> str:
+    """A median with its interval, as text: `96.1 % (95.8–96.4)`."""
+    low, middle, high = (100 * share for share in median_interval(shares))
+    return f"{middle:.1f} % ({low:.1f}–{high:.1f})"
+
+
+EXPERIMENT = Experiment("images", Config, pieces, draw, summarize)
