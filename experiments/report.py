@@ -62,7 +62,9 @@ def section(name: str, folder: Path) -> str:
 
 
 def as_data(path: Path) -> str:
-    """A PNG as a data URI."""
+    """A PNG as a data URI; an empty one where it is not there."""
+    if not path.exists():
+        return "data:,"
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 

@@ -200,23 +200,27 @@ def somax(place: Place, name: str) -> Trainer:
 
 
 def run(trainer: Trainer, place: Place, seconds: float, moments: int, seed: int) -> list[Row]:
-    """A row for the start and each moment; the seconds are rounded to whole epochs."""
+    """A row for the start and each moment; the seconds are rounded to whole steps."""
     numbers = lambda left: jax.tree.map(partial(jnp.asarray, dtype=place.params[0].weight.dtype), trainer.hparams(left))  # noqa: E731
+    num_rows = place.batch.inputs.shape[0]
     begin = partial(_start, trainer.method, trainer.rows, numbers(1.0), place.params, place.batch)
     go_on = partial(_advance, trainer.method, trainer.rows, place.batch, jax.random.key(seed))
     compiling = first_call_extra(begin)
     used, state = clock(begin)
-    # A call of no epoch compiles and does nothing else; one epoch that is thrown away shows the pace.
-    compiling += first_call_extra(partial(go_on, numbers(1.0), state, 0, 0))
-    pace = clock(partial(go_on, numbers(1.0), state, 0, 1))[0]
+    order = jnp.arange(num_rows)
+    # A call of no step compiles and does nothing else; one step that is thrown away shows the pace.
+    compiling += first_call_extra(partial(go_on, numbers(1.0), state, order, 0, 0))
+    pace = clock(partial(go_on, numbers(1.0), state, order, 0, 1))[0]
     known = {"algorithm": trainer.name, "setting": trainer.setting, "seed": seed, "compile_seconds": compiling}
-    epoch, rows = 0, [known | {"step": 0, "seconds": 0.0, "epoch": 0} | judge(place, place.params)]
+    done, rows = 0, [known | {"step": 0, "seconds": 0.0, "epochs": 0.0} | judge(place, place.params)]
     for step, moment in enumerate(seconds * np.geomspace(FIRST_MOMENT, 1, moments), 1):
         while used + pace / 2 < moment:
             count = max(1, round(min(moment - used, seconds / CALLS) / pace))
-            elapsed, state = clock(partial(go_on, numbers(max(0.0, 1 - used / seconds)), state, epoch, count))
-            used, epoch, pace = used + elapsed, epoch + count, elapsed / count
-        rows.append(known | {"step": step, "seconds": used, "epoch": epoch} | judge(place, state.params))
+            now = numbers(max(0.0, 1 - used / seconds))
+            elapsed, (state, order) = clock(partial(go_on, now, state, order, done, count))
+            used, done, pace = used + elapsed, done + count, elapsed / count
+        epochs = done * (trainer.rows or num_rows) / num_rows
+        rows.append(known | {"step": step, "seconds": used, "epochs": epochs} | judge(place, state.params))
     return rows
 
 
@@ -227,20 +231,25 @@ def _start(method, size, hparams, params, batch):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _advance(method, size, batch, key, hparams, state, first, count):
-    """`count` epochs from number `first` on, each in a new order; with `size` None a step on all rows is one."""
+def _advance(method, size, batch, key, hparams, state, order, first, count):
+    """`count` steps from number `first` on, on all rows if `size` is None; else each epoch has a new order of rows.
+
+    The rows at the end of an order that fill no minibatch wait for the next epoch.
+    """
     num_rows = batch.inputs.shape[0]
+    per_epoch = num_rows // (size or num_rows)
 
-    def step(state, rows):
-        return method.step(hparams, state, jax.tree.map(lambda leaf: leaf[rows], batch)), None
-
-    def one_epoch(index, state):
+    def one_step(index, both):
+        state, order = both
         if size is None:
-            return method.step(hparams, state, batch)
-        order = jax.random.permutation(jax.random.fold_in(key, index), num_rows)
-        return lax.scan(step, state, order[: num_rows // size * size].reshape(-1, size))[0]
+            return method.step(hparams, state, batch), order
+        place = index % per_epoch
+        renew = lambda: jax.random.permutation(jax.random.fold_in(key, index), num_rows)  # noqa: E731
+        order = lax.cond(place == 0, renew, lambda: order)
+        rows = lax.dynamic_slice(order, (place * size,), (size,))
+        return method.step(hparams, state, jax.tree.map(lambda leaf: leaf[rows], batch)), order
 
-    return lax.fori_loop(first, first + count, one_epoch, state)
+    return lax.fori_loop(first, first + count, one_step, (state, order))
 
 
 def judge(place: Place, params: jills.Params) -> Row:
@@ -266,13 +275,15 @@ def draw(table: pd.DataFrame) -> Figure:
         2, len(names), figsize=(3.5 * len(names) + 0.6, 6.4), squeeze=False, sharex="col", layout="constrained"
     )
     for column, data in enumerate(names):
-        part = reports.where(measured, (measured["data"] == data) & (measured["step"] > 0))
+        part = reports.where(measured, (measured["data"] == data) & (measured["epochs"] > 0))
         part = reports.where(part, part["depth"] == part["depth"].max())
         for name, each in part.groupby("algorithm", sort=False):
             draw_trainer(panels[:, column], str(name), each)
+        ends = part[part["step"] == part["step"].max()].groupby("algorithm")["test_accuracy"].median()
         best = part["test_accuracy"].max()
+        low = min(best - 0.1, ends.min() - 0.02)  # where every trainer ends must be seen
         panels[0, column].set(xscale="log", yscale="log", title=f"{data}, hidden {part['hidden'].iloc[0]}")
-        panels[1, column].set(xlabel="seconds, without compilation", ylim=(best - 0.1, best + 0.01))
+        panels[1, column].set(xlabel="seconds, without compilation", ylim=(low, best + 0.01))
     panels[0, 0].set_ylabel("training loss (cross-entropy)")
     panels[1, 0].set_ylabel("test accuracy")
     lines = {line.get_label(): line for panel in panels[0] for line in panel.get_lines()}
@@ -295,7 +306,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     ends = reports.where(table, table["step"] == table["step"].max())
     is_trial = ends["tuning"].astype(bool)
     trials = dict(list(reports.where(ends, is_trial).groupby(by, sort=False)))
-    highest = reports.where(table, ~table["tuning"].astype(bool)).groupby([*by, "seed"])["test_accuracy"].max()
+    highest: Any = reports.where(table, ~table["tuning"].astype(bool)).groupby([*by, "seed"])["test_accuracy"].max()
     for group, part in reports.where(ends, ~is_trial).groupby(by, sort=False):
         data, hidden, name = map(str, group)  # pyright: ignore[reportArgumentType] a tuple of three
         row = {"data": data, "hidden layers": hidden, "trainer": NAMES[name]}
@@ -304,7 +315,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
         row |= {"best test accuracy": percentages(highest.loc[data, hidden, name])}
         row |= {"final test accuracy": percentages(part["test_accuracy"])}
         row["tried: training loss, accuracy"] = show_trials(trials[group]) if group in trials else ""
-        rows.append(row | {"epochs": f"{part['epoch'].median():.0f}"})
+        rows.append(row | {"epochs": f"{part['epochs'].median():.3g}"})
     return pd.DataFrame(rows)
 
 

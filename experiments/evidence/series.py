@@ -11,7 +11,7 @@ that every time of the day is there. Validation and test keep all rows.
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import ParameterGrid
+from threadpoolctl import threadpool_limits
 
 import jills
 from experiments import problems, reports, series
@@ -50,8 +51,7 @@ BASELINES = {  # colour and line
 }
 FIELDS = ("learning_rate", "ridge", "weight_decay")
 VALIDATION = 0.2  # of the training rows
-BOOSTING = {"learning_rate": [0.03, 0.1], "max_iter": [30, 100, 300], "max_leaf_nodes": [4, 15], "random_state": [0]}
-RIDGE = {"alpha": np.geomspace(1e-3, 1e4, 22).tolist()}
+ALPHAS = {"alpha": np.geomspace(1e-3, 1e4, 22).tolist()}
 
 
 class Series(Table):
@@ -61,6 +61,7 @@ class Series(Table):
     seeds: Positive  # at most those of the experiment
     thin: Positive = 1  # every so manieth of the rows is fitted
     solver: Literal["lstsq", "qr", "cholesky"] = "qr"  # of ILLS
+    rho: list[float]  # of ILLS
     ridge: list[float]  # of ILLS
     ills_steps: Positive
     newton_steps: Positive
@@ -72,15 +73,15 @@ class Config(EvidenceConfig):
 
     series: list[Series]
     hidden: Positive
-    rho: list[float]  # of ILLS
     weight_decay: list[float]  # of Gauss–Newton
     adam_rates: list[float]
+    boosting: dict[str, list[int | float]]  # lists for arguments of HistGradientBoostingRegressor
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
     """One a series and algorithm, and one for what has no network."""
     for one in config.series:
-        yield Piece(f"{one.name}-baselines", partial(baselines, one, folder))
+        yield Piece(f"{one.name}-baselines", partial(baselines, config.boosting, one, folder))
         for name in NETWORKS:
             yield Piece(f"{one.name}-{name}", partial(measure, config, one, name, folder))
 
@@ -116,25 +117,22 @@ def measure(config: Config, one: Series, name: str, folder: str) -> list[Row]:
     dataset, fitted, validation = splits(one, folder)
     network = jills.Network((fitted.inputs.shape[1], config.hidden, 1), jills.activations.tanh)
     problem = held_out_problem(network, config.dtype, fitted, validation, dataset.test)
-    solver = getattr(jills.solvers, one.solver)
-    algorithm, axes, steps = {
-        "ills": (
-            jills.ills.build(network, solver=solver),
-            {"learning_rate": config.rho, "ridge": one.ridge},
-            one.ills_steps,
-        ),
-        "gauss_newton": (jills.gauss_newton.build(network), {"weight_decay": config.weight_decay}, one.newton_steps),
-        "adam": (jills.adam.build(network), {"learning_rate": config.adam_rates}, one.adam_steps),
+    ills = jills.ills.build(network, solver=getattr(jills.solvers, one.solver))
+    newton, adam = jills.gauss_newton.build(network), jills.adam.build(network)
+    algorithm, steps, axes = {
+        "ills": (ills, one.ills_steps, {"learning_rate": one.rho, "ridge": one.ridge}),
+        "gauss_newton": (newton, one.newton_steps, {"weight_decay": config.weight_decay}),
+        "adam": (adam, one.adam_steps, {"learning_rate": config.adam_rates}),
     }[name]
     keys = keys_of(config)[: one.seeds]
     return train(name, algorithm, numbers(type(algorithm.defaults), **axes), problem, keys, steps, series=one.name)
 
 
-def baselines(one: Series, folder: str) -> list[Row]:
+def baselines(boosting: dict[str, list], one: Series, folder: str) -> list[Row]:
     """A row for each forecast without a network, with its numbers as text."""
     dataset, fitted, validation = splits(one, folder)
-    rows = [best_model("ridge regression", Ridge, RIDGE, fitted, validation, dataset.test)]
-    rows.append(best_model("boosting", HistGradientBoostingRegressor, BOOSTING, fitted, validation, dataset.test))
+    rows = [best_model("ridge regression", Ridge, ALPHAS, fitted, validation, dataset.test)]
+    rows.append(best_model("boosting", HistGradientBoostingRegressor, boosting, fitted, validation, dataset.test))
     naive = np.mean((np.asarray(dataset.persistence) - dataset.test.targets) ** 2)
     rows.append({"algorithm": "persistence", "test_loss": float(naive), "setting": ""})
     return [{"series": one.name, "seed": 0, "step": 0} | row for row in rows]
@@ -151,10 +149,10 @@ def best_model(
     """The losses of the model that forecasts the validation rows best."""
     found = []
     for setting in ParameterGrid(grid):
-        model = kind(**setting).fit(fitted.inputs, fitted.targets[:, 0])
-        losses = [
-            np.mean((model.predict(rows.inputs) - rows.targets[:, 0]) ** 2) for rows in (fitted, validation, test)
-        ]
+        with threadpool_limits(1):  # threads of so small a task wait for one another most of the time
+            model = kind(**setting).fit(fitted.inputs, fitted.targets[:, 0])
+            guesses = [(model.predict(rows.inputs), rows.targets[:, 0]) for rows in (fitted, validation, test)]
+        losses = [np.mean((guess - truth) ** 2) for guess, truth in guesses]
         text = ", ".join(f"{field} {value:.3g}" for field, value in setting.items() if len(grid[field]) > 1)
         found.append([*map(float, losses), text.replace("_", " ")])
     loss, validated, tested, text = min(found, key=lambda each: each[1])
@@ -195,7 +193,7 @@ def draw(table: pd.DataFrame) -> Figure:
     known = {"color": "black", "linestyle": "", "marker": "o"}
     panels[0, 0].plot([], [], label="stopped by validation", **known)
     panels[0, 0].plot([], [], label="at the last step", fillstyle="none", **known)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names) + 2)
     return figure
 
 
@@ -216,22 +214,28 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     stopped, ended = chosen(table)
     rows = []
     for (name, method), part in parts(stopped, "series", "algorithm"):
-        show = show_interval if method in NETWORKS else lambda values: f"{values.iloc[0]:.3g}"
-        columns = {"training": "loss", "validation": "validation_loss", "test": "test_loss"}
-        row = {"series": name, "method": NAMES.get(method, method)}
-        row |= {label: "" if part[column].isna().all() else show(part[column]) for label, column in columns.items()}
+        row = {"series": name, "method": NAMES.get(method, method), "training": show(part["loss"])}
+        row |= {"validation": show(part["validation_loss"]), "test": show(part["test_loss"])}
         end = where(ended, series=name, algorithm=method)["test_loss"]
         row |= {"test at the end": show(end) if method in NETWORKS else ""}
-        rows.append(row | {"chosen": setting_of(part.iloc[0])})
+        rows.append(row | {"chosen": setting_of(part.to_dict("records")[0])})
     return pd.DataFrame(rows)
 
 
-def setting_of(row: pd.Series) -> str:
+def show(values: Any) -> str:
+    """A median with its interval; a single value, or nothing if it is unknown, where there are no seeds."""
+    values = np.asarray(values, float)
+    if len(values) > 1:
+        return show_interval(values)
+    return "" if np.isnan(values[0]) else f"{values[0]:.3g}"
+
+
+def setting_of(row: Row) -> str:
     """The chosen numbers and step as text."""
     if row["algorithm"] in BASELINES:
-        return row["setting"]
+        return row["setting"] if isinstance(row["setting"], str) else ""
     fields = FIELDS[2:] if row["algorithm"] == "gauss_newton" else FIELDS[:2]
-    known = [f"{field} {row[field]:g}" for field in fields if field in row and np.isfinite(row[field])]
+    known = [f"{field} {row[field]:g}" for field in fields if np.isfinite(row.get(field, np.nan))]
     return ", ".join([*known, f"step {row['step']}"]).replace("_", " ")
 
 
