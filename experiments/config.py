@@ -48,6 +48,15 @@ class Electricity(Table):
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
 
 
+class ElNino(Table):
+    """Monthly sea surface temperature: the last `lags` months → the one `horizon` months ahead."""
+
+    name: Literal["elnino"]
+    lags: Positive = 12
+    horizon: Positive = 1
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+
 class RandomSplit(Table):
     """A table or images, split at random; see `experiments.tables` and `experiments.images`."""
 
@@ -84,11 +93,12 @@ DATA: dict[str, type[Table]] = {
     "sunspots": Sunspots,
     "electricity": Electricity,
     "teacher": Teacher,
+    "elnino": ElNino,
     **dict.fromkeys(get_args(RandomSplit.model_fields["name"].annotation), RandomSplit),
     "fashion-mnist": FashionMnist,
     "cifar-10": Cifar10,
 }
-AnyData = Sunspots | Electricity | Teacher | RandomSplit | FashionMnist | Cifar10
+AnyData = Sunspots | Electricity | ElNino | Teacher | RandomSplit | FashionMnist | Cifar10
 
 
 class NetworkTable(Table):

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.cifar import cifar_10
 from experiments.images import digits, fashion_mnist, mnist_10k
-from experiments.series import electricity, sunspots
+from experiments.series import electricity, elnino, sunspots
 from experiments.splits import Dataset, MissingData, Split
 from experiments.tables import auto_mpg, boston, concrete, diabetes, diamonds
 
@@ -19,6 +19,7 @@ __all__ = ["DATASETS", "Dataset", "MissingData", "Split", "load"]
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "sunspots": sunspots,
     "electricity": electricity,
+    "elnino": elnino,
     "diabetes": diabetes,
     "boston": boston,
     "auto-mpg": auto_mpg,

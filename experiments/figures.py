@@ -35,7 +35,7 @@ NAMES = {
     "lbfgs": "L-BFGS",
     "levenberg_marquardt": "Levenberg–Marquardt",
     "sklearn": "scikit-learn",
-    "curvature": "K-FAC",
+    "curvature": "Somax",
     "linear": "linear",
 }
 LINES: dict[str, Any] = {

@@ -46,6 +46,11 @@ def fixed_problem(network: jills.Network, loss: jills.Loss, dtype: str, dataset:
     return Partial(partial(_fixed, network, loss, dtype), train, test, labels)
 
 
+def held_out_problem(network: jills.Network, dtype: str, fitted: Split, validation: Split, test: Split) -> Partial:
+    """Squared error on the fitted rows with another start for every key; validation and test loss as metrics."""
+    return Partial(partial(_held_out, network, dtype), *(as_batch(each, dtype) for each in (fitted, validation, test)))
+
+
 def teacher_problem(network: jills.Network, loss: jills.Loss, table: Teacher, dtype: str) -> Partial:
     """A random network of the same shape labels random inputs; each key has its own, and another start."""
     return Partial(partial(_teacher, network, loss, table, dtype))
@@ -69,6 +74,20 @@ def as_batch(split: Split, dtype: str) -> jills.Batch:
 def _fixed(network, loss, dtype, train, test, labels, key):
     """The same rows for every key, another start."""
     return network.init(key, dtype), train, Partial(partial(_test, network, loss), test, labels)
+
+
+def _held_out(network, dtype, fitted, validation, test, key):
+    """The same rows for every key, another start."""
+    return network.init(key, dtype), fitted, Partial(partial(_losses, network), validation, test)
+
+
+def _losses(network, validation, test, params):
+    """Squared errors of validation and test."""
+    named = {"validation_loss": validation, "test_loss": test}
+    return {
+        name: jills.losses.squared_error(network.predict(params, rows.inputs), rows.targets)
+        for name, rows in named.items()
+    }
 
 
 def _teacher(network, loss, table, dtype, key):

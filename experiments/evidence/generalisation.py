@@ -41,7 +41,6 @@ from experiments.evidence.base import (
     tuned,
     where,
 )
-from experiments.evidence.series import held_out_problem
 from experiments.figures import NAMES
 from experiments.splits import shuffled
 
@@ -105,7 +104,7 @@ def noisy_problem(name: str, hidden: int, dtype: str, folder: str) -> tuple[jill
     count = round(VALIDATION * len(rows.rows))
     network = jills.Network((rows.inputs.shape[1], hidden, 1), jills.activations.tanh)
     fitted, validation = rows.take(slice(count, None)), rows.take(slice(0, count))
-    return network, held_out_problem(network, dtype, fitted, validation, dataset.test)
+    return network, problems.held_out_problem(network, dtype, fitted, validation, dataset.test)
 
 
 def begin(config: Config, name: str, method: str, folder: str) -> list[Row]:

@@ -1,11 +1,12 @@
 """Images at three and four hidden layers: does Gauss–Newton train them sooner, and do they classify as well?
 
 Every trainer gets the same start and the same seconds of run time on a clock that stands still while losses are
-computed and programs compiled. Gauss–Newton on minibatches has one set of numbers, fixed before the run; it runs on all
-rows with its defaults where `full_batch` says so. L-BFGS has all rows and a line search. Adam's rate and Somax's
-setting are those with the lowest final training loss on a start that is not measured; those trials are in the table,
-with `tuning`. On minibatches all rates fall to zero in proportion to the seconds left. "Final" is the last moment, of
-the parameters then; "best test accuracy" is the highest of all moments, an optimistic number for every trainer alike.
+computed and programs compiled. Gauss–Newton on minibatches has one set of numbers, fixed before the run, and is run a
+second time with weight decay; it runs on all rows with its defaults where `full_batch` says so. L-BFGS has all rows and
+a line search. Adam's rate and Somax's setting are those with the lowest final training loss on a start that is not
+measured; those trials are in the table, with `tuning`. On minibatches all rates fall to zero in proportion to the
+seconds left. "Final" is the last moment, of the parameters then; "best test accuracy" is the highest of all moments, an
+optimistic number for every trainer alike.
 """
 
 import sys
@@ -45,6 +46,7 @@ CALLS = 40  # at least, in a run: so finely the rates fall
 NAMES = {
     "gauss_newton": "Gauss–Newton, all rows",
     "gauss_newton_minibatches": "Gauss–Newton, minibatches",
+    "gauss_newton_decay": "Gauss–Newton, minibatches, weight decay",
     "adam_minibatches": "Adam, minibatches",
     "lbfgs": "L-BFGS",
     "curvature": "Somax",
@@ -65,6 +67,7 @@ class Config(EvidenceConfig):
     """Which problems, which numbers."""
 
     moments: Positive
+    weight_decay: float  # of a second Gauss–Newton on minibatches
     adam_rates: list[float]
     somax: list[str]  # of `with_curvature.SETTINGS`
     problems: list[ProblemTable]
@@ -153,7 +156,7 @@ def best_setting(trials: list[Row]) -> str:
 def measure(config: Config, table: ProblemTable, folder: str, trials: Callable[[str], list[Row]], seed: int):
     """The rows of all trainers from one start, the tuned ones at their best setting."""
     place = prepare(config, table, folder, keys_of(config)[seed])
-    trainers = untuned(place, table.full_batch)
+    trainers = untuned(place, table.full_batch, config.weight_decay)
     for family in families(config):
         best = best_setting(trials(family))
         trainers += [each for each in candidates(config, place, family) if each.setting == best]
@@ -166,18 +169,20 @@ def labels(table: ProblemTable) -> Row:
     return {"data": table.data, "depth": len(table.hidden), "hidden": "-".join(map(str, table.hidden))}
 
 
-def untuned(place: Place, full_batch: bool) -> list[Trainer]:
-    """Gauss–Newton on minibatches, and on all rows if wanted; L-BFGS."""
+def untuned(place: Place, full_batch: bool, decay: float) -> list[Trainer]:
+    """Gauss–Newton on minibatches, without and with weight decay, and on all rows if wanted; L-BFGS."""
     build, kind, numbers = jills.gauss_newton.build, jills.gauss_newton.Hparams, with_jills.MINIBATCH_NUMBERS
     products = jills.ConjugateGradients(max_steps=with_jills.MINIBATCH_PRODUCTS)
     minibatches = with_jills.Minibatches(build(place.network, LOSS, products, full_batch=False))
     falling = lambda left: kind(**(numbers | {"learning_rate": left * numbers["learning_rate"]}))  # noqa: E731
+    decayed = lambda left: falling(left)._replace(weight_decay=decay)  # noqa: E731
     rows = min(with_jills.MINIBATCH_ROWS, place.batch.inputs.shape[0] // 2)
     whole = with_jills.Whole(build(place.network, LOSS))
     lbfgs = with_optax.Lbfgs(place.network, LOSS)
     return [
         *([Trainer("gauss_newton", "", whole, lambda left: kind(), None)] if full_batch else []),
         Trainer("gauss_newton_minibatches", "", minibatches, falling, rows),
+        Trainer("gauss_newton_decay", f"{decay:g}", minibatches, decayed, rows),
         Trainer("lbfgs", "", lbfgs, lambda left: with_optax.Numbers(), None),
     ]
 
@@ -262,8 +267,9 @@ def judge(place: Place, params: jills.Params) -> Row:
 
 def style(name: str) -> dict[str, Any]:
     """Gauss–Newton has one colour, and on minibatches a line of its own."""
-    if name == "gauss_newton_minibatches":
-        return reports.style("gauss_newton") | {"linestyle": "-", "marker": "o"}
+    if name in ("gauss_newton_minibatches", "gauss_newton_decay"):
+        line, mark = ("-", "o") if name == "gauss_newton_minibatches" else (":", "<")
+        return reports.style("gauss_newton") | {"linestyle": line, "marker": mark}
     return reports.style(name)
 
 
@@ -287,7 +293,7 @@ def draw(table: pd.DataFrame) -> Figure:
     panels[0, 0].set_ylabel("training loss (cross-entropy)")
     panels[1, 0].set_ylabel("test accuracy")
     lines = {line.get_label(): line for panel in panels[0] for line in panel.get_lines()}
-    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=len(lines))
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=3)
     return figure
 
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jax.tree_util import Partial
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -93,30 +92,11 @@ def splits(one: Series, folder: str) -> tuple[Dataset, Split, Split]:
     return dataset, dataset.train.take(slice(0, num_fitted, one.thin)), dataset.train.take(slice(num_fitted, None))
 
 
-def held_out_problem(network: jills.Network, dtype: str, fitted: Split, validation: Split, test: Split) -> Partial:
-    """Squared error on the fitted rows with another start for every key; validation and test loss as metrics."""
-    return Partial(
-        partial(_held_out, network, dtype), *(problems.as_batch(each, dtype) for each in (fitted, validation, test))
-    )
-
-
-def _held_out(network, dtype, fitted, validation, test, key):
-    return network.init(key, dtype), fitted, Partial(partial(_losses, network), validation, test)
-
-
-def _losses(network, validation, test, params):
-    named = {"validation_loss": validation, "test_loss": test}
-    return {
-        name: jills.losses.squared_error(network.predict(params, rows.inputs), rows.targets)
-        for name, rows in named.items()
-    }
-
-
 def measure(config: Config, one: Series, name: str, folder: str) -> list[Row]:
     """The sweep of one algorithm on one series."""
     dataset, fitted, validation = splits(one, folder)
     network = jills.Network((fitted.inputs.shape[1], config.hidden, 1), jills.activations.tanh)
-    problem = held_out_problem(network, config.dtype, fitted, validation, dataset.test)
+    problem = problems.held_out_problem(network, config.dtype, fitted, validation, dataset.test)
     ills = jills.ills.build(network, solver=getattr(jills.solvers, one.solver))
     newton, adam = jills.gauss_newton.build(network), jills.adam.build(network)
     algorithm, steps, axes = {

@@ -4,7 +4,7 @@ Fair means: the same data, start and dtype; run time apart from compilation; eac
 measurement; the true training loss, never a surrogate. Measuring and recording do not count as a peer's time.
 """
 
-from experiments.peers import with_optax, with_optimistix, with_scipy, with_sklearn, with_torch
+from experiments.peers import with_curvature, with_optax, with_optimistix, with_scipy, with_sklearn, with_torch
 from experiments.peers.base import Budget, Peer, Problem, Trace
 
 PEERS: tuple[Peer, ...] = (
@@ -13,6 +13,7 @@ PEERS: tuple[Peer, ...] = (
     *with_scipy.PEERS,
     *with_sklearn.PEERS,
     *with_torch.PEERS,
+    *with_curvature.PEERS,
 )
 
 
