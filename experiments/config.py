@@ -92,8 +92,8 @@ class Teacher(Table):
 DATA: dict[str, type[Table]] = {
     "sunspots": Sunspots,
     "electricity": Electricity,
-    "teacher": Teacher,
     "elnino": ElNino,
+    "teacher": Teacher,
     **dict.fromkeys(get_args(RandomSplit.model_fields["name"].annotation), RandomSplit),
     "fashion-mnist": FashionMnist,
     "cifar-10": Cifar10,

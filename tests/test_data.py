@@ -87,7 +87,27 @@ def test_sunspots_have_the_default_shapes():
     assert dataset.test.rows[0] == 1950
 
 
-@pytest.mark.parametrize("name", ["sunspots", "electricity"])
+@pytest.mark.parametrize(("lags", "horizon"), [(12, 1), (5, 12)])
+def test_el_nino_holds_the_months_before(lags, horizon):
+    table = statsmodels_datasets.elnino.load_pandas().data
+    value = [float(degrees) for row in table.to_numpy() for degrees in row[1:]]  # the first column is the year
+    times = range(lags + horizon - 1, len(value))
+    inputs = np.array([[value[t - horizon - back] for back in range(lags - 1, -1, -1)] for t in times])
+    targets = np.array([[value[t]] for t in times])
+    num_train = len(times) - round(0.2 * len(times))
+
+    dataset = data.load("elnino", "unused", lags=lags, horizon=horizon)
+
+    np.testing.assert_allclose(joined(dataset, "inputs"), standardise(inputs, num_train), atol=1e-12)
+    np.testing.assert_allclose(joined(dataset, "targets"), standardise(targets, num_train), atol=1e-12)
+    assert joined(dataset, "rows")[0] == np.datetime64("1950-01") + lags + horizon - 1
+    assert joined(dataset, "rows")[-1] == np.datetime64("2010-12")
+    assert dataset.persistence is not None
+    original = dataset.persistence * dataset.target_scale + dataset.target_mean
+    np.testing.assert_allclose(original, inputs[num_train:, -1:], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["sunspots", "electricity", "elnino"])
 def test_only_training_rows_set_the_scale(name, folder):
     dataset = data.load(name, folder)
     for values in (dataset.train.inputs, dataset.train.targets):

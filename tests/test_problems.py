@@ -127,7 +127,7 @@ def test_every_data_set_has_a_table_in_the_config():
     [
         ("data.lags=3", "data.lags: unknown key; allowed: name, test_fraction, split_seed"),
         ("data.test_fraction=1.0", "data.test_fraction: Input should be less than 1, not 1.0"),
-        ("data.name='digit'", "allowed: sunspots, electricity, teacher, diabetes, boston"),
+        ("data.name='digit'", "allowed: sunspots, electricity, elnino, teacher, diabetes, boston"),
     ],
 )
 def test_a_wrong_table_is_refused(path: Path, change, message):
