@@ -116,6 +116,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """Final loss by depth; updates by layer of the deepest but one; seconds a step and compilation by depth."""
     best = tuned(table, ["depth", "algorithm"])
     ends = last(best)
+    layers = np.arange(1, shown_depth(ends) + 2)
     figure, panels = reports.plt.subplots(2, 2, figsize=(9.5, 7), layout="constrained")
     for (name,), part in parts(ends, "algorithm"):
         style, depths = reports.style(name), sorted(part["depth"].unique())
@@ -127,7 +128,6 @@ def draw(table: pd.DataFrame) -> Figure:
         panels[1, 0].plot(costs.index, 1e3 * costs["seconds"] / costs["step"], **style)
         panels[1, 1].plot(costs.index, costs["compile_seconds"], **style)
         shown = where(part, depth=shown_depth(ends))
-        layers = np.arange(1, shown_depth(ends) + 2)
         moved = [np.nanmedian(shown[f"update_{layer}"]) for layer in layers]
         panels[0, 1].plot(layers, moved, **style)
     labels = {
@@ -136,8 +136,10 @@ def draw(table: pd.DataFrame) -> Figure:
         (1, 0): ("hidden layers", "milliseconds a step and network"),
         (1, 1): ("hidden layers", "compilation, seconds"),
     }
+    depths = sorted(ends["depth"].unique())
     for place, (across, up) in labels.items():
-        panels[place].set(xlabel=across, ylabel=up, yscale="log")
+        panels[place].set(xlabel=across, ylabel=up, yscale="linear" if place == (1, 1) else "log")
+        panels[place].set_xticks(layers if place == (0, 1) else depths)
         panels[place].grid(alpha=0.3)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure

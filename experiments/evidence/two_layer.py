@@ -30,6 +30,7 @@ from experiments.evidence.base import (
 from experiments.figures import NAMES
 
 EQUAL_STEPS = 20  # of ILLS
+LOWEST = 1e-12  # loss that is drawn; below it stand networks that found their teacher, down to rounding
 
 
 class Config(EvidenceConfig):
@@ -81,6 +82,7 @@ def draw(table: pd.DataFrame) -> Figure:
             panels[row, column].grid(alpha=0.3)
     for panel in panels[:, 0]:
         panel.set_ylabel("training loss")
+        panel.set_ylim(bottom=LOWEST)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
