@@ -73,6 +73,9 @@ def draw(table: pd.DataFrame) -> Figure:
             panel.plot(part["value"], part["multiply_adds_ratio"], label=f"{NAMES[name]}, on paper", **hollow)
         panel.axhline(1, color="black", linewidth=0.8)
         panel.set(xscale="log", yscale="log", xlabel="hidden layers" if axis == "depth" else axis)
+        values = sorted(where(table, axis=axis)["value"].unique())
+        panel.set_xticks(values, [f"{value:g}" for value in values])
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0, 0].set_ylabel("a step over a step of Adam")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
@@ -86,7 +89,9 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
         row = {"axis": f"{axis} {', '.join(map(str, part['value']))}", "algorithm": NAMES[name]}
         for quantity, label in RATIOS.items():
             values = part[f"{quantity}_ratio"].to_numpy(float)
-            row[label] = ", ".join(f"{value:.2g}" if np.isfinite(value) else "–" for value in values)
+            row[label] = ", ".join(
+                (f"{value:.2g}" if value < 100 else f"{value:.0f}") if np.isfinite(value) else "–" for value in values
+            )
         rows.append(row)
     return pd.DataFrame(rows)
 
