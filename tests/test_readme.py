@@ -50,7 +50,9 @@ def anchors(path):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "experiments" / "README.md"], ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "experiments" / "README.md"], ids=lambda path: path.parent.name
+)
 def test_links_and_figures_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
         path, _, anchor = target.partition("#")
