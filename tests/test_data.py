@@ -89,7 +89,7 @@ def test_sunspots_have_the_default_shapes():
 
 @pytest.mark.parametrize(("lags", "horizon"), [(12, 1), (5, 12)])
 def test_el_nino_holds_the_months_before(lags, horizon):
-    table = statsmodels_datasets.elnino.load_pandas().data
+    table = pd.DataFrame(statsmodels_datasets.elnino.load_pandas().data)
     value = [float(degrees) for row in table.to_numpy() for degrees in row[1:]]  # the first column is the year
     times = range(lags + horizon - 1, len(value))
     inputs = np.array([[value[t - horizon - back] for back in range(lags - 1, -1, -1)] for t in times])

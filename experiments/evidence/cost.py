@@ -55,7 +55,7 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
     """The table with each quantity over that of Adam at the same point, as columns `<quantity>_ratio`."""
     table = table.reindex(columns=[*table.columns, *(name for name in RATIOS if name not in table)])
     adam = table[table["algorithm"] == "adam"].set_index(["axis", "value"])
-    table = table.join(adam[list(RATIOS)], on=["axis", "value"], rsuffix="_adam")
+    table = table.join(adam[list(RATIOS)].add_suffix("_adam"), on=["axis", "value"])
     return table.assign(**{f"{name}_ratio": table[name] / table[f"{name}_adam"] for name in RATIOS})
 
 
