@@ -11,7 +11,6 @@ size, with --publish figures and tables go to experiments/figures/ and experimen
 
 import argparse
 import hashlib
-import json
 import sys
 import time
 import traceback
@@ -80,8 +79,7 @@ def run(one: Experiment, folder: Path, options: argparse.Namespace) -> bool:
     config = load_config(one, options.quick)
     jax.config.update("jax_enable_x64", config.dtype == "float64")
     (folder / "pieces").mkdir(parents=True, exist_ok=True)
-    (folder / "config.toml").write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
-    (folder / "environment.json").write_text(json.dumps(records.environment(), indent=2) + "\n", encoding="utf-8")
+    records.write_config(folder, config)
     try:
         table, whole = run_pieces(one, config, folder / "pieces", options.data)
         if table.empty:

@@ -15,7 +15,7 @@ import tomli_w
 import xarray as xr
 
 import jills
-from experiments.config import Config, ProblemConfig
+from experiments.config import Config, Table
 
 
 class Outcome(NamedTuple):
@@ -149,7 +149,7 @@ def environment() -> dict:
     }
 
 
-def write_config(folder: Path, config: ProblemConfig) -> None:
+def write_config(folder: Path, config: Table) -> None:
     """The resolved config, which can be run again, and beside it versions and device."""
     (folder / "config.toml").write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
     (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")

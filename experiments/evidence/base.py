@@ -134,6 +134,17 @@ def numbers(kind: type, **axes: Any) -> Any:
     return kind(*(column.ravel() for column in columns))
 
 
+def compared(
+    network: jills.Network, rho: list[float], adam_rates: list[float]
+) -> dict[str, tuple[jills.Algorithm, Any]]:
+    """ILLS at every ρ, Gauss–Newton as it comes, Adam at every rate, for squared error: name → algorithm, numbers."""
+    return {
+        "ills": (jills.ills.build(network, solver=jills.solvers.qr), numbers(jills.ills.Hparams, learning_rate=rho)),
+        "gauss_newton": (jills.gauss_newton.build(network), numbers(jills.gauss_newton.Hparams)),
+        "adam": (jills.adam.build(network), numbers(jills.adam.Hparams, learning_rate=adam_rates)),
+    }
+
+
 def parts(table: pd.DataFrame, *by: str) -> list[tuple[tuple, pd.DataFrame]]:
     """The rows with equal values in some columns: pairs of these values and the rows, in the order of the table."""
     groups = table.groupby(list(by), sort=False, dropna=False)

@@ -24,10 +24,10 @@ from experiments.evidence.base import (
     Experiment,
     Piece,
     Row,
+    compared,
     keys_of,
     last,
     median_interval,
-    numbers,
     parts,
     show_interval,
     train,
@@ -57,13 +57,7 @@ def pieces(config: Config, folder: str) -> Iterator[Piece]:
     """One a depth and algorithm."""
     for depth in config.depths:
         network = jills.Network((config.inputs, *depth * (config.width,), 1), jills.activations.tanh)
-        plans = {
-            "ills": (jills.ills.build(network, solver=jills.solvers.qr), {"learning_rate": config.rho}),
-            "gauss_newton": (jills.gauss_newton.build(network), {}),
-            "adam": (jills.adam.build(network), {"learning_rate": config.adam_rates}),
-        }
-        for name, (algorithm, axes) in plans.items():
-            hparams = numbers(type(algorithm.defaults), **axes)
+        for name, (algorithm, hparams) in compared(network, config.rho, config.adam_rates).items():
             yield Piece(f"{depth}-{name}", partial(measure, config, depth, name, algorithm, hparams))
 
 

@@ -27,9 +27,9 @@ from experiments.evidence.base import (
     Experiment,
     Piece,
     Row,
+    compared,
     keys_of,
     median_interval,
-    numbers,
     parts,
     show_interval,
     where,
@@ -58,13 +58,8 @@ def pieces(config: Config, folder: str) -> Iterator[Piece]:
     tanh = jills.activations.tanh
     for inputs, hidden in zip(config.inputs, config.hidden, strict=True):
         network = jills.Network((inputs, *hidden, 1), tanh, tanh)
-        plans = {
-            "ills": (jills.ills.build(network, solver=jills.solvers.qr), {"learning_rate": config.rho}),
-            "gauss_newton": (jills.gauss_newton.build(network), {}),
-            "adam": (jills.adam.build(network), {"learning_rate": config.adam_rates}),
-        }
-        for name, (algorithm, axes) in plans.items():
-            run = partial(measure, config, name, algorithm, numbers(type(algorithm.defaults), **axes))
+        for name, (algorithm, hparams) in compared(network, config.rho, config.adam_rates).items():
+            run = partial(measure, config, name, algorithm, hparams)
             yield Piece(f"{'-'.join(map(str, network.sizes))}-{name}", run)
 
 

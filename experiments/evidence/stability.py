@@ -29,10 +29,10 @@ from experiments.evidence.base import (
     Experiment,
     Piece,
     Row,
+    compared,
     keys_of,
     last,
     median_interval,
-    numbers,
     parts,
     train,
     where,
@@ -62,13 +62,7 @@ def pieces(config: Config, folder: str) -> Iterator[Piece]:
         network = jills.Network((3, *hidden, 1), tanh, tanh)
         teacher = problems.teacher_problem(network, loss, Teacher(name="teacher", inputs=3, noise=noise), config.dtype)
         label = "-".join(map(str, network.sizes)) + (f", noise {noise:g}" if noise else "")
-        plans = {
-            "ills": (jills.ills.build(network, solver=jills.solvers.qr), {"learning_rate": config.rho}),
-            "gauss_newton": (jills.gauss_newton.build(network), {}),
-            "adam": (jills.adam.build(network), {"learning_rate": config.adam_rates}),
-        }
-        for name, (algorithm, axes) in plans.items():
-            hparams = numbers(type(algorithm.defaults), **axes)
+        for name, (algorithm, hparams) in compared(network, config.rho, config.adam_rates).items():
             for scale in config.scales:
                 run = partial(measure, config, label, name, algorithm, hparams, teacher, scale)
                 yield Piece(f"{label}-{name}-{scale:g}".replace(", ", "-").replace(" ", "-"), run)

@@ -18,9 +18,9 @@ from experiments.evidence.base import (
     EvidenceConfig,
     Experiment,
     Piece,
+    compared,
     curve,
     keys_of,
-    numbers,
     parts,
     show_interval,
     train,
@@ -51,14 +51,8 @@ def pieces(config: Config, folder: str) -> Iterator[Piece]:
         network = jills.Network((inputs, *hidden, 1), tanh, tanh)
         table = Teacher(name="teacher", inputs=inputs)
         problem = problems.teacher_problem(network, jills.losses.squared_error, table, config.dtype)
-        ills, newton, adam = (module.Hparams for module in (jills.ills, jills.gauss_newton, jills.adam))
-        plans = {
-            "ills": (jills.ills.build(network, solver=jills.solvers.qr), numbers(ills, learning_rate=config.rho)),
-            "gauss_newton": (jills.gauss_newton.build(network), numbers(newton)),
-            "adam": (jills.adam.build(network), numbers(adam, learning_rate=config.adam_rates)),
-        }
         shape = "-".join(map(str, network.sizes))
-        for name, plan in plans.items():
+        for name, plan in compared(network, config.rho, config.adam_rates).items():
             steps = config.adam_steps if name == "adam" else config.num_steps
             yield Piece(f"{shape}-{name}", partial(train, name, *plan, problem, keys_of(config), steps, net=shape))
 
