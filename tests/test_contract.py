@@ -14,6 +14,7 @@ from contract import CASES, NETWORK, init, problem, step
 import jills
 from jills import results
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 

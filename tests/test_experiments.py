@@ -20,6 +20,7 @@ from scipy.special import huber
 import jills
 from experiments import compare, config, problems, records, speed
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 TOY = ["--set", "num_steps=6", "--set", "seeds=3", "--set", "chunk_steps=2"]
