@@ -129,8 +129,7 @@ def predict(task: problems.Task, result: jills.SweepResult) -> np.ndarray | None
 
 def best_index(losses) -> int:
     """The set of numbers with the lowest median over seeds of losses `(H, S)`."""
-    losses = np.where(np.isfinite(losses), losses, np.inf)
-    return int(np.argmin(np.median(losses, axis=1)))
+    return int(np.argmin(np.median(records.worst_if_not_finite(losses), axis=1)))
 
 
 def finish(folder: Path, config: Config, task: problems.Task, outcomes: list[records.Outcome]) -> None:

@@ -131,11 +131,16 @@ def _quartiles(name, values):
 
 def quartiles(values) -> np.ndarray:
     """Quartiles over the first axis, `(3, …)`; a value that is not finite is worse than any other."""
-    values = np.asarray(values, float)
-    bad = ~np.isfinite(values)
+    values = worst_if_not_finite(values)
     # Between a number and infinity there is nothing to interpolate.
-    method = "nearest" if bad.any() else "linear"
-    return np.percentile(np.where(bad, np.inf, values), [25, 50, 75], axis=0, method=method)
+    method = "linear" if np.isfinite(values).all() else "nearest"
+    return np.percentile(values, [25, 50, 75], axis=0, method=method)
+
+
+def worst_if_not_finite(values) -> np.ndarray:
+    """The values in float64, with infinity where they are NaN or infinite: what diverged is worse than all else."""
+    values = np.asarray(values, float)
+    return np.where(np.isfinite(values), values, np.inf)
 
 
 def environment() -> dict:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 import jills
 from experiments import problems
 from experiments.config import ConfigError, Positive, Table
+from experiments.records import worst_if_not_finite
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
@@ -169,8 +170,7 @@ def median_interval(values: Any, resamples: int = 1000) -> tuple[float, float, f
 
     The percentile bootstrap over the members, with a fixed seed.
     """
-    values = np.asarray(values, float)
-    values = np.where(np.isfinite(values), values, np.inf)
+    values = worst_if_not_finite(values)
     picks = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
     low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5], method="nearest")
     return float(low), float(np.median(values)), float(high)
@@ -192,8 +192,8 @@ def tuned(table: pd.DataFrame, by: list[str], measure: str = "loss", field: str 
         field: what is chosen.
     """
     ends = last(table)
-    worst = ends[measure].where(np.isfinite(ends[measure]), np.inf)
-    known = ends.assign(measure_=worst).groupby([*by, field], dropna=False)["measure_"].median().reset_index()
+    judged = ends.assign(measure_=worst_if_not_finite(ends[measure]))
+    known = judged.groupby([*by, field], dropna=False)["measure_"].median().reset_index()
     best = known.sort_values("measure_").groupby(by, dropna=False, sort=False).head(1)
     return table.merge(best[[*by, field]], on=[*by, field])
 
@@ -202,8 +202,6 @@ def curve(table: pd.DataFrame, measure: str, across: str = "step") -> pd.DataFra
     """Median and quartiles of a measure over seeds by step: columns `across`, low, middle, high."""
     rows = []
     for _, part in table.groupby("step"):
-        values = part[measure].to_numpy(float)
-        values = np.where(np.isfinite(values), values, np.inf)
-        low, middle, high = np.percentile(values, [25, 50, 75], method="nearest")
+        low, middle, high = np.percentile(worst_if_not_finite(part[measure]), [25, 50, 75], method="nearest")
         rows.append({across: part[across].median(), "low": low, "middle": middle, "high": high})
     return pd.DataFrame(rows).replace(np.inf, np.nan)

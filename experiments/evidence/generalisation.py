@@ -42,6 +42,7 @@ from experiments.evidence.base import (
     where,
 )
 from experiments.figures import NAMES
+from experiments.records import worst_if_not_finite
 from experiments.splits import shuffled
 
 VALIDATION = 0.2  # of the training rows
@@ -156,8 +157,7 @@ def stopped(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the best rate of each data set, algorithm and strength; `stop` marks where a network is stopped."""
     setting = ["data", "algorithm", "strength"]
     table = pd.DataFrame(table).reset_index(drop=True)
-    worst = table["validation_loss"].where(np.isfinite(table["validation_loss"]), np.inf)
-    table = table.assign(worst=worst)
+    table = table.assign(worst=worst_if_not_finite(table["validation_loss"]))
     lowest = table.groupby([*setting, "learning_rate", "seed"])["worst"].idxmin()
     table["stop"] = np.isin(table.index, lowest.to_numpy())
     medians = where(table, stop=True).groupby([*setting, "learning_rate"])["worst"].median().reset_index()

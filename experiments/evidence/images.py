@@ -12,13 +12,11 @@ optimistic number for every trainer alike.
 import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jax import lax
 from matplotlib.figure import Figure
 
 import jills
@@ -35,14 +33,11 @@ from experiments.evidence.base import (
     median_interval,
     show_interval,
 )
-from experiments.peers import with_curvature, with_jills, with_optax
-from experiments.peers.base import clock, first_call_extra, true_loss
+from experiments.evidence.trainers import LOSS, Place, Trainer, candidates, run, untuned
+from experiments.peers import with_curvature
+from experiments.records import worst_if_not_finite
 
-LOSS = jills.losses.softmax_cross_entropy
-ADAM_ROWS = 128
 TUNING = 1_000_000  # the start for tuning, far from those that are measured
-FIRST_MOMENT = 0.02  # of the seconds
-CALLS = 40  # at least, in a run: so finely the rates fall
 NAMES = {
     "gauss_newton": "Gauss–Newton, all rows",
     "gauss_newton_minibatches": "Gauss–Newton, minibatches",
@@ -71,26 +66,6 @@ class Config(EvidenceConfig):
     adam_rates: list[float]
     somax: list[str]  # of `with_curvature.SETTINGS`
     problems: list[ProblemTable]
-
-
-class Trainer(NamedTuple):
-    """An algorithm with its numbers."""
-
-    name: str
-    setting: str
-    method: Any  # a `Method` of `stepped` or `epochs`
-    hparams: Callable[[float], Any]  # share of the seconds left → the numbers
-    rows: int | None  # of a minibatch; None: all
-
-
-class Place(NamedTuple):
-    """A problem and a start."""
-
-    network: jills.Network
-    problem: Any  # key → (params, batch, metrics)
-    key: jax.Array
-    params: jills.Params
-    batch: jills.Batch
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
@@ -142,15 +117,20 @@ def prepare(config: Config, table: ProblemTable, folder: str, key: jax.Array) ->
 def tune(config: Config, table: ProblemTable, folder: str, family: str) -> list[Row]:
     """The rows of every setting of a family from the start for tuning."""
     place = prepare(config, table, folder, jax.random.fold_in(jax.random.key(config.seed), TUNING))
-    trainers = candidates(config, place, family)
+    trainers = settings(config, place, family)
     rows = [row for trainer in trainers for row in run(trainer, place, table.seconds, config.moments, TUNING)]
     return [labels(table) | row | {"tuning": True} for row in rows]
+
+
+def settings(config: Config, place: Place, family: str) -> list[Trainer]:
+    """Those of a family among which the best is chosen."""
+    return candidates(place, family, config.adam_rates, config.somax)
 
 
 def best_setting(trials: list[Row]) -> str:
     """That with the lowest final training loss."""
     ends = {row["setting"]: row["loss"] for row in trials}  # the last moment comes last
-    return min(ends, key=lambda setting: ends[setting] if np.isfinite(ends[setting]) else np.inf)
+    return min(ends, key=lambda setting: worst_if_not_finite(ends[setting]))
 
 
 def measure(config: Config, table: ProblemTable, folder: str, trials: Callable[[str], list[Row]], seed: int):
@@ -159,7 +139,7 @@ def measure(config: Config, table: ProblemTable, folder: str, trials: Callable[[
     trainers = untuned(place, table.full_batch, config.weight_decay)
     for family in families(config):
         best = best_setting(trials(family))
-        trainers += [each for each in candidates(config, place, family) if each.setting == best]
+        trainers += [each for each in settings(config, place, family) if each.setting == best]
     rows = [row for trainer in trainers for row in run(trainer, place, table.seconds, config.moments, seed)]
     return [labels(table) | row | {"tuning": False} for row in rows]
 
@@ -167,102 +147,6 @@ def measure(config: Config, table: ProblemTable, folder: str, trials: Callable[[
 def labels(table: ProblemTable) -> Row:
     """What was trained."""
     return {"data": table.data, "depth": len(table.hidden), "hidden": "-".join(map(str, table.hidden))}
-
-
-def untuned(place: Place, full_batch: bool, decay: float) -> list[Trainer]:
-    """Gauss–Newton on minibatches, without and with weight decay, and on all rows if wanted; L-BFGS."""
-    build, kind, numbers = jills.gauss_newton.build, jills.gauss_newton.Hparams, with_jills.MINIBATCH_NUMBERS
-    products = jills.ConjugateGradients(max_steps=with_jills.MINIBATCH_PRODUCTS)
-    minibatches = with_jills.Minibatches(build(place.network, LOSS, products, full_batch=False))
-    falling = lambda left: kind(**(numbers | {"learning_rate": left * numbers["learning_rate"]}))  # noqa: E731
-    decayed = lambda left: falling(left)._replace(weight_decay=decay)  # noqa: E731
-    rows = min(with_jills.MINIBATCH_ROWS, place.batch.inputs.shape[0] // 2)
-    whole = with_jills.Whole(build(place.network, LOSS))
-    lbfgs = with_optax.Lbfgs(place.network, LOSS)
-    return [
-        *([Trainer("gauss_newton", "", whole, lambda left: kind(), None)] if full_batch else []),
-        Trainer("gauss_newton_minibatches", "", minibatches, falling, rows),
-        Trainer("gauss_newton_decay", f"{decay:g}", minibatches, decayed, rows),
-        Trainer("lbfgs", "", lbfgs, lambda left: with_optax.Numbers(), None),
-    ]
-
-
-def candidates(config: Config, place: Place, family: str) -> list[Trainer]:
-    """The settings of a family."""
-    if family == "adam_minibatches":
-        method = with_optax.MinibatchAdam(place.network, LOSS)
-        rows = min(ADAM_ROWS, place.batch.inputs.shape[0] // 2)
-        return [Trainer(family, f"{rate:g}", method, rate.__mul__, rows) for rate in config.adam_rates]
-    return [somax(place, setting) for setting in config.somax]
-
-
-def somax(place: Place, name: str) -> Trainer:
-    """Somax at one of its settings."""
-    setting = with_curvature.SETTINGS[name]
-    method = with_curvature.StochasticGaussNewton(place.network, setting)
-    rows = min(setting.rows, place.batch.inputs.shape[0] // 2)
-    return Trainer("curvature", name, method, setting.learning_rate.__mul__, rows)
-
-
-def run(trainer: Trainer, place: Place, seconds: float, moments: int, seed: int) -> list[Row]:
-    """A row for the start and each moment; the seconds are rounded to whole steps."""
-    numbers = lambda left: jax.tree.map(partial(jnp.asarray, dtype=place.params[0].weight.dtype), trainer.hparams(left))  # noqa: E731
-    num_rows = place.batch.inputs.shape[0]
-    begin = partial(_start, trainer.method, trainer.rows, numbers(1.0), place.params, place.batch)
-    go_on = partial(_advance, trainer.method, trainer.rows, place.batch, jax.random.key(seed))
-    compiling = first_call_extra(begin)
-    used, state = clock(begin)
-    order = jnp.arange(num_rows)
-    # A call of no step compiles and does nothing else; one step that is thrown away shows the pace.
-    compiling += first_call_extra(partial(go_on, numbers(1.0), state, order, 0, 0))
-    pace = clock(partial(go_on, numbers(1.0), state, order, 0, 1))[0]
-    known = {"algorithm": trainer.name, "setting": trainer.setting, "seed": seed, "compile_seconds": compiling}
-    done, rows = 0, [known | {"step": 0, "seconds": 0.0, "epochs": 0.0} | judge(place, place.params)]
-    for step, moment in enumerate(seconds * np.geomspace(FIRST_MOMENT, 1, moments), 1):
-        while used + pace / 2 < moment:
-            count = max(1, round(min(moment - used, seconds / CALLS) / pace))
-            now = numbers(max(0.0, 1 - used / seconds))
-            elapsed, (state, order) = clock(partial(go_on, now, state, order, done, count))
-            used, done, pace = used + elapsed, done + count, elapsed / count
-        epochs = done * (trainer.rows or num_rows) / num_rows
-        rows.append(known | {"step": step, "seconds": used, "epochs": epochs} | judge(place, state.params))
-    return rows
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _start(method, size, hparams, params, batch):
-    """The state before the first step."""
-    return method.start(hparams, params, jax.tree.map(lambda leaf: leaf[:size], batch))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _advance(method, size, batch, key, hparams, state, order, first, count):
-    """`count` steps from number `first` on, on all rows if `size` is None; else each epoch has a new order of rows.
-
-    The rows at the end of an order that fill no minibatch wait for the next epoch.
-    """
-    num_rows = batch.inputs.shape[0]
-    per_epoch = num_rows // (size or num_rows)
-
-    def one_step(index, both):
-        state, order = both
-        if size is None:
-            return method.step(hparams, state, batch), order
-        place = index % per_epoch
-        renew = lambda: jax.random.permutation(jax.random.fold_in(key, index), num_rows)  # noqa: E731
-        order = lax.cond(place == 0, renew, lambda: order)
-        rows = lax.dynamic_slice(order, (place * size,), (size,))
-        return method.step(hparams, state, jax.tree.map(lambda leaf: leaf[rows], batch)), order
-
-    return lax.fori_loop(first, first + count, one_step, (state, order))
-
-
-def judge(place: Place, params: jills.Params) -> Row:
-    """Loss over all training rows, test loss and accuracy."""
-    member = jax.tree.map(lambda leaf: leaf[None, None], params)
-    measures = problems.metrics_of(place.problem, member, place.key[None])
-    loss = true_loss(place.network, LOSS, params, place.batch)
-    return {"loss": float(loss)} | {name: float(value[0, 0]) for name, value in measures.items()}
 
 
 def style(name: str) -> dict[str, Any]:

@@ -17,12 +17,11 @@ Defined before the run, for each seed:
   next algorithm to it lies above 1.
 
 The rates of Adam and ILLS are tuned in every cell by training loss, on seeds that are not measured; L-BFGS and
-Gauss–Newton are as they come. ILLS is left out where a step of it would take seconds. Networks of more than 2000
-parameters have fewer seeds than the others.
+Gauss–Newton are as they come. ILLS is left out where a step of it would take seconds.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -37,25 +36,20 @@ from matplotlib.patches import Patch
 import jills
 from experiments import reports
 from experiments.config import Positive
+from experiments.evidence import races
 from experiments.evidence.base import EvidenceConfig, Experiment, Piece, Row, median_interval, parts, where
 from experiments.figures import COLOURS, NAMES
-from experiments.peers import Budget, Problem, Trace, stepped, with_jills, with_optax
-from experiments.peers.base import true_loss
+from experiments.peers import Budget, Problem
+from experiments.records import worst_if_not_finite
 
-ALGORITHMS = ("ills", "gauss_newton", "adam", "lbfgs")
-LOSS = jills.losses.squared_error
 TEST_ROWS = 1000
 TUNING_SEED = 1_000_000  # the first one; none that is measured
-LARGE = 2000  # parameters; networks with more have fewer seeds
-CAP, LEAST_SECONDS = 3, 0.05
 Plane = Literal["data", "network", "condition"]
-Train = Callable[[Problem, Budget], Trace]
 
 
 class Config(EvidenceConfig):
     """Which cells, which rates."""
 
-    large_seeds: Positive
     tuning_seeds: Positive
     inputs: Positive
     depth: Positive
@@ -115,17 +109,16 @@ def measure(config: Config, cell: Cell) -> list[Row]:
     """A row an algorithm and seed; the algorithms in turn begin."""
     network = student(config, cell.depth, cell.width)
     samples = [sample(config, network, cell, TUNING_SEED + seed)[0] for seed in range(config.tuning_seeds)]
-    trainers, rates = tune(config, samples)
+    trainers, rates = races.tune(samples, config.adam_steps, config.adam_rates, config.rho)
     names, rows = list(trainers), []
-    seeds = config.large_seeds if network.num_params > LARGE else config.seeds
-    for seed in range(seeds):
+    for seed in range(config.seeds):
         problem, test = sample(config, network, cell, seed)
         reference = trainers["adam"](problem, Budget(math.inf, config.adam_steps))
         shift = seed % len(names)
         for name in [*names[shift:], *names[:shift]]:
             known = cell._asdict() | {"net": "-".join(map(str, network.sizes)), "parameters": network.num_params}
             known |= {"seed": seed, "algorithm": name, "learning_rate": rates.get(name, math.nan)}
-            rows.append(known | race(trainers[name], problem, reference, test))
+            rows.append(known | races.race(trainers[name], problem, reference, test))
     return rows
 
 
@@ -133,7 +126,7 @@ def sample(config: Config, network: jills.Network, cell: Cell, seed: int) -> tup
     """The problem of a seed, and its test rows."""
     key = jax.random.fold_in(jax.random.key(config.seed), seed)
     params, batch, test = draw_rows(network, cell.rows, config.dtype, cell.noise, cell.condition, key)
-    return Problem(network, LOSS, params, batch, seed), test
+    return Problem(network, races.LOSS, params, batch, seed), test
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -153,54 +146,6 @@ def draw_rows(network, rows, dtype, noise, condition, key) -> tuple[jills.Params
     return network.init(keys[4], dtype), jills.Batch(seen[:rows], targets), jills.Batch(seen[rows:], labels[rows:])
 
 
-def tune(config: Config, samples: list[Problem]) -> tuple[dict[str, Train], dict[str, float]]:
-    """The algorithms that take the problem, and the rates that gave the lowest median loss: Adam's, ILLS's."""
-    budget = Budget(math.inf, config.adam_steps)
-    rates = {"adam": best_rate(with_optax.adam, config.adam_rates, samples, budget)}
-    trainers: dict[str, Train] = {
-        "adam": partial(with_optax.adam, learning_rate=rates["adam"]),
-        "lbfgs": with_optax.lbfgs,
-        "gauss_newton": partial(with_jills.run, build=with_jills.gauss_newton),
-    }
-    if with_jills.suits_ills(samples[0]):
-        seconds = [trainers["adam"](problem, budget).seconds[-1] for problem in samples]
-        rates["ills"] = best_rate(ills, config.rho, samples, Budget(cap_of(np.median(seconds))))
-        trainers["ills"] = partial(ills, learning_rate=rates["ills"])
-    return trainers, rates
-
-
-def best_rate(run: Callable[..., Trace], rates: list[float], samples: list[Problem], budget: Budget) -> float:
-    """That with the lowest median training loss."""
-    losses = {rate: np.median([lowest(run(problem, budget, rate)) for problem in samples]) for rate in rates}
-    return min(losses, key=lambda rate: losses[rate])
-
-
-def ills(problem: Problem, budget: Budget, learning_rate: float) -> Trace:
-    """ILLS with another rate than its own."""
-    numbers = (jnp.asarray(number, problem.dtype) for number in jills.ills.Hparams(learning_rate))
-    return stepped.run(with_jills.Whole(with_jills.ills(problem)), jills.ills.Hparams(*numbers), problem, budget)
-
-
-def lowest(trace: Trace) -> float:
-    """The lowest loss of a trace that may end in NaN."""
-    return float(np.fmin.reduce(trace.losses))
-
-
-def cap_of(seconds: Any) -> float:
-    """The seconds of every algorithm, from those of Adam's steps."""
-    return max(LEAST_SECONDS, CAP * float(seconds))
-
-
-def race(train: Train, problem: Problem, reference: Trace, test: jills.Batch) -> Row:
-    """A run for the whole cap: when it reached the error, inf if it did not, and its losses."""
-    target, cap = lowest(reference), cap_of(reference.seconds[-1])
-    trace = train(problem, Budget(cap, target_loss=target, min_seconds=cap))
-    seconds = trace.seconds_to(target)
-    row = {"target": target, "cap": cap, "seconds": seconds if seconds <= cap else math.inf}
-    row |= {"steps": len(trace.losses) - 1, "compile_seconds": trace.compile_seconds, "loss": lowest(trace)}
-    return row | {"test_loss": float(true_loss(problem.network, LOSS, trace.params, test))}
-
-
 class Verdict(NamedTuple):
     """Who is ahead in a cell."""
 
@@ -213,8 +158,8 @@ class Verdict(NamedTuple):
 
 def judge(part: pd.DataFrame, measure: str) -> Verdict:
     """Who has the lowest median of a measure in the rows of a cell."""
-    values = part.pivot(index="seed", columns="algorithm", values=measure)
-    values = values.where(np.isfinite(values), np.inf)
+    judged = part.assign(judged=worst_if_not_finite(part[measure]))
+    values = judged.pivot(index="seed", columns="algorithm", values="judged")
     medians = values.median().sort_values()
     name, following = map(str, medians.index[:2])
     if not np.isfinite(medians.iloc[0]):
@@ -246,7 +191,7 @@ def draw(table: pd.DataFrame) -> Figure:
             draw_map(panel, where(table, plane=plane), measure, across, up)
             panel.set(title=title, xlabel=LABELS[across], ylabel=LABELS[up])
         draw_condition(panels[row, 2], where(table, plane="condition"), measure)
-    handles = [Patch(color=COLOURS[name], label=NAMES[name]) for name in ALGORITHMS]
+    handles = [Patch(color=COLOURS[name], label=NAMES[name]) for name in races.ALGORITHMS]
     title = "in a tile: who is ahead, its median, and how many times that the next one has; pale: not clearly"
     figure.legend(handles=handles, loc="outside upper center", ncols=4, title=title)
     return figure
@@ -278,7 +223,7 @@ def describe(verdict: Verdict, measure: str, between: str) -> str:
 
 def draw_condition(panel: Axes, part: pd.DataFrame, measure: str) -> None:
     """Ratios to Adam, seed by seed, against the condition of the inputs."""
-    for name in ALGORITHMS:
+    for name in races.ALGORITHMS:
         line = [(key[0], *ratio_to_adam(cell, name, measure)) for key, cell in parts(part, "condition")]
         kept = [point for point in line if np.isfinite(point[2])]
         if kept:
@@ -303,7 +248,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     for (_, net, count, noise, condition), cell in parts(table, *by):
         row = {"net": net, "parameters": cell["parameters"].iloc[0], "rows": count, "noise": noise}
         row |= {"condition": f"{condition:g}", "seeds": cell["seed"].nunique()}
-        row |= {f"{NAMES[name]}, ms": show_seconds(where(cell, algorithm=name)["seconds"]) for name in ALGORITHMS}
+        row |= {f"{NAMES[name]}, ms": show_seconds(where(cell, algorithm=name)["seconds"]) for name in races.ALGORITHMS}
         for title, measure in (("first", "seconds"), ("best test loss", "test_loss")):
             verdict = judge(cell, measure)
             row[title] = describe(verdict, measure, ", ") + ("" if verdict.clear else " (not clear)")

@@ -39,6 +39,7 @@ from experiments.evidence.base import (
     where,
 )
 from experiments.figures import COLOURS, NAMES
+from experiments.records import worst_if_not_finite
 from experiments.splits import Dataset, Split
 
 LOADERS = {"sunspots": series.sunspots, "elnino": series.elnino, "electricity": series.electricity}
@@ -57,7 +58,6 @@ class Series(Table):
     """A series, and what has to fit its size."""
 
     name: Literal["sunspots", "elnino", "electricity"]
-    seeds: Positive  # at most those of the experiment
     thin: Positive = 1  # every so manieth of the rows is fitted
     solver: Literal["lstsq", "qr", "cholesky"] = "qr"  # of ILLS
     rho: list[float]  # of ILLS
@@ -104,8 +104,9 @@ def measure(config: Config, one: Series, name: str, folder: str) -> list[Row]:
         "gauss_newton": (newton, one.newton_steps, {"weight_decay": config.weight_decay}),
         "adam": (adam, one.adam_steps, {"learning_rate": config.adam_rates}),
     }[name]
-    keys = keys_of(config)[: one.seeds]
-    return train(name, algorithm, numbers(type(algorithm.defaults), **axes), problem, keys, steps, series=one.name)
+    return train(
+        name, algorithm, numbers(type(algorithm.defaults), **axes), problem, keys_of(config), steps, series=one.name
+    )
 
 
 def baselines(boosting: dict[str, list], one: Series, folder: str) -> list[Row]:
@@ -142,8 +143,8 @@ def best_model(
 def chosen(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Of each series and algorithm the rows of its best numbers: at the step to stop at, and at the end."""
     fields = ["series", "algorithm", *(field for field in FIELDS if field in table)]
-    worst = table["validation_loss"].where(np.isfinite(table["validation_loss"]), np.inf)
-    medians = table.assign(worst=worst).groupby([*fields, "step"], dropna=False)["worst"].median().reset_index()
+    judged = table.assign(worst=worst_if_not_finite(table["validation_loss"]))
+    medians = judged.groupby([*fields, "step"], dropna=False)["worst"].median().reset_index()
     best = medians.sort_values("worst", kind="stable").groupby(["series", "algorithm"], sort=False).head(1)
     stopped = table.merge(best[[*fields, "step"]], on=[*fields, "step"])
     of_best = table.merge(best[fields], on=fields)

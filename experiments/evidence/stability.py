@@ -38,6 +38,7 @@ from experiments.evidence.base import (
     where,
 )
 from experiments.figures import NAMES
+from experiments.records import worst_if_not_finite
 from experiments.reports import plt
 
 LEARNED = 0.1  # of the variance
@@ -90,7 +91,7 @@ def variances(problem: Partial, keys: jax.Array) -> jax.Array:
 def outcomes(table: pd.DataFrame) -> pd.DataFrame:
     """The ends with the columns diverged, slow, stalled and unstable, which is any of them."""
     ends = last(table)
-    loss = ends["loss"].where(np.isfinite(ends["loss"]), np.inf)
+    loss = worst_if_not_finite(ends["loss"])
     diverged = (loss == np.inf) | ((loss > RISE * ends["start"]) & (loss > ends["variance"]))
     behind = ~diverged & (loss > LEARNED * ends["variance"])
     falling = ends["word"] == "improving"
