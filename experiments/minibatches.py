@@ -5,8 +5,9 @@
 Fashion-MNIST, 784-128-10, ReLU and softmax cross-entropy by default. Every trainer gets the same seconds of run time
 (its number of epochs follows from the pace of its first one, which is thrown away), the same start, and a rate that
 falls linearly to zero over its own epochs. They take turns: next is the one whose clock is behind. Adam: batches of
-128, three rates. Gauss–Newton: batches of 2048 and one conjugate-gradient product a step. Leaves `curves.csv` (with
-the peak memory of the process), a figure, versions and device. Ctrl-C keeps the epochs that are complete.
+128, three rates. Gauss–Newton: batches of 2048, three conjugate-gradient products a step, `minibatch_hparams`.
+Leaves `curves.csv` (with the peak memory of the process), a figure, versions and device. Ctrl-C keeps the epochs that
+are complete.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from jax import lax
 import jills
 from experiments import records, reports
 from experiments.data import MissingData, load
+from experiments.peers import with_jills
 from experiments.peers.base import clock
 
 LOSS = jills.losses.softmax_cross_entropy
@@ -42,13 +44,13 @@ class Trainer(NamedTuple):
 def trainers(network: jills.Network) -> list[Trainer]:
     """Adam at three rates, and Gauss–Newton."""
     adam = jills.adam.build(network, LOSS, full_batch=False)
-    one_product = jills.ConjugateGradients(max_steps=1)
-    newton = jills.gauss_newton.build(network, LOSS, one_product, full_batch=False)
-    numbers = jills.gauss_newton.Hparams(damping=0.03, learning_rate=0.5, momentum=0.5)
+    products = jills.ConjugateGradients(max_steps=with_jills.MINIBATCH_PRODUCTS)
+    newton = jills.gauss_newton.build(network, LOSS, products, full_batch=False)
+    numbers = jills.gauss_newton.minibatch_hparams(network, with_jills.MINIBATCH_ROWS)
     rates = [3e-4, 1e-3, 3e-3]
     return [
         *(Trainer(f"Adam {rate:g}", "adam", adam, jills.adam.Hparams(rate), 128) for rate in rates),
-        Trainer("Gauss–Newton", "gauss_newton", newton, numbers, 2048),
+        Trainer("Gauss–Newton", "gauss_newton", newton, numbers, with_jills.MINIBATCH_ROWS),
     ]
 
 

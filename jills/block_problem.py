@@ -8,11 +8,13 @@ The equations and the three ways to solve it stand in `jills.gauss_newton`.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jills import activations, kronecker, linearization
 from jills.conjugate_gradients import ConjugateGradients, Vector, dot, sum_of
@@ -42,6 +44,13 @@ class Curvature(NamedTuple):
 
     factors: Factors  # the inverse of its Kronecker approximation, damped
     trace: jax.Array  # () of the matrix; scales the damping
+
+
+def blank_curvatures(network: Network, dtype) -> dict[int, Curvature]:
+    """The curvature of every layer, by its number, before anything is known of it."""
+    zeros = lambda size: jnp.zeros((size, size), dtype)  # noqa: E731
+    pairs = enumerate(pairwise(network.sizes))
+    return {i: Curvature(Factors(zeros(below + 1), zeros(above)), jnp.zeros((), dtype)) for i, (below, above) in pairs}
 
 
 @dataclass(frozen=True)
@@ -110,11 +119,27 @@ class BlockProblem:
         return View(block, tuple(matrices), current._replace(below=below), scaling)
 
     def curvatures(
-        self, block: Block, matrices: Sequence[jax.Array], current: Pass, dampings: Sequence[jax.Array]
+        self,
+        block: Block,
+        matrices: Sequence[jax.Array],
+        current: Pass,
+        dampings: Sequence[jax.Array],
+        known: dict[int, Curvature] | None = None,
+        renew: jax.Array | bool = True,
     ) -> dict[int, Curvature]:
-        """The curvature of each layer of a block for its damping `λ`, by the number of the layer."""
+        """The curvature of each layer of a block for its damping `λ`, by the number of the layer.
+
+        Args:
+            block: first and last layer.
+            matrices: `θ^l` of all layers.
+            current: their forward pass.
+            dampings: `λ` of each layer of the block.
+            known: what was found before; None: nothing.
+            renew: whether to take it anew, `()` bool; else what is known stays.
+        """
         view = self.view(block, matrices, current)
-        return self._curvatures(view, self._roots(view, self._sensitivity(view)), dampings)
+        take = lambda: self._curvatures(view, self._roots(view, self._sensitivity(view)), dampings)  # noqa: E731
+        return take() if known is None else lax.cond(renew, take, lambda: known)
 
     def _curvatures(self, view, roots, dampings):
         moments = self._moments(view, roots)

@@ -13,7 +13,6 @@ from experiments.peers import epochs, stepped
 from experiments.peers.base import Budget, Peer, Problem, Trace, is_least_squares
 
 MINIBATCH_ROWS, MINIBATCH_PRODUCTS = 2048, 3
-MINIBATCH_NUMBERS = {"damping": 0.03, "learning_rate": 0.3, "momentum": 0.7}
 ILLS_WORK = 2e10  # multiplications of a step's QR decompositions; some seconds
 
 
@@ -61,7 +60,7 @@ def minibatch_gauss_newton(problem: Problem, budget: Budget, **numbers: float) -
     module = importlib.import_module("jills.gauss_newton")
     solver = jills.ConjugateGradients(max_steps=MINIBATCH_PRODUCTS)
     algorithm = module.build(problem.network, loss=problem.loss, solver=solver, full_batch=False)
-    hparams = module.Hparams(**(MINIBATCH_NUMBERS | numbers))
+    hparams = module.minibatch_hparams(problem.network, MINIBATCH_ROWS)._replace(**numbers)
     hparams = type(hparams)(*(jnp.asarray(number, problem.dtype) for number in hparams))
     return epochs.run(Minibatches(algorithm), hparams, problem, budget, MINIBATCH_ROWS)
 
