@@ -25,7 +25,8 @@ Three ways to solve, chosen by size (`build` tells how to choose yourself):
 * any other: conjugate gradients on `G` as a product, with a Kronecker preconditioner. Preconditioner
   and D are taken once a step, before the first such block, for the sake of time; the gradient and the products
   are always those of the present parameters. The block of all layers starts from the direction
-  that the step before took. On minibatches the preconditioner serves `RENEWAL` steps.
+  that the step before took. On minibatches preconditioner and D serve
+  `RENEWAL` steps, or until one is not taken.
 
 Inside the solves of the first layer the inputs are centred and scaled (`jills.scaling.Scaling`):
 a damping of `I` could not hold inputs of 1e6 and of 1 together. λ and D mean those coordinates.
@@ -81,7 +82,14 @@ class Inner(NamedTuple):
 
     damping: Damping  # of each block
     last_change: Any  # of all layers at once, like params; () where no block holds them all
-    curvatures: Any = ()  # of each layer, by its number, where steps receive different batches
+    shared: Any = ()  # `Shared` where steps receive different batches; () otherwise
+
+
+class Shared(NamedTuple):
+    """What some steps on minibatches have in common."""
+
+    curvatures: Any  # of each layer, by its number
+    left: jax.Array  # () int32, steps that they still serve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +115,8 @@ class GaussNewton(Algorithm):
         """Damping at its start, for every block."""
         zeros = jax.tree.map(jnp.zeros_like, params) if self._whole else ()
         dtype = params[0].weight.dtype
-        curvatures = () if self.full_batch else blank_curvatures(self.network, dtype)
-        return Inner(undisturbed(len(self.blocks), dtype), zeros, curvatures)
+        shared = () if self.full_batch else Shared(blank_curvatures(self.network, dtype), jnp.zeros((), jnp.int32))
+        return Inner(undisturbed(len(self.blocks), dtype), zeros, shared)
 
     @property
     def _whole(self):
@@ -181,13 +189,12 @@ class GaussNewton(Algorithm):
         objective = problem.loss_of(current.prediction) + problem.penalty(matrices)
         block = (0, self.network.num_layers - 1)
         damping = hparams.damping * state.inner.damping.factor[0]
-        curvatures = state.inner.curvatures
+        curvatures, left = state.inner.shared
         if not problem.is_dense(block) and not problem.is_quadratic(block):
-            dampings, renew = [damping] * self.network.num_layers, state.step % RENEWAL == 0
-            curvatures = problem.curvatures(block, matrices, current, dampings, curvatures, renew)
+            dampings = [damping] * self.network.num_layers
+            curvatures = problem.curvatures(block, matrices, current, dampings, curvatures, renew=left == 0)
         trial = problem.solve(block, matrices, current, damping, curvatures)
-        left = jnp.maximum(0.0, 1.0 - state.step.astype(state.loss.dtype) * hparams.rate_decay)
-        rate = hparams.learning_rate * left
+        rate = hparams.learning_rate * jnp.maximum(0.0, 1.0 - state.step.astype(state.loss.dtype) * hparams.rate_decay)
         change = [
             hparams.momentum * old + rate * new
             for old, new in zip(linearization.stack(state.inner.last_change), trial.change, strict=True)
@@ -199,7 +206,8 @@ class GaussNewton(Algorithm):
         kept = jnp.isfinite(value) & (value <= objective)
         last_change = linearization.split([jnp.where(kept, part, jnp.zeros_like(part)) for part in change])
         params = jax.tree.map(jnp.add, state.params, last_change)
-        inner = Inner(back_off(state.inner.damping, kept), last_change, curvatures)
+        left = jnp.where(kept, jnp.where(left == 0, RENEWAL, left) - 1, 0).astype(jnp.int32)
+        inner = Inner(back_off(state.inner.damping, kept), last_change, Shared(curvatures, left))
         detail = self._detail((block,), (trial,), kept, inner, hparams)
         return params, inner, detail._replace(objective=objective)
 

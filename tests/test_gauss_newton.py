@@ -347,18 +347,19 @@ def test_most_hard_problems_are_solved_better_than_by_a_constant():
 
 
 SMALL = gauss_newton.build(NETWORK, full_batch=False)
+ITERATED = gauss_newton.build(NETWORK, solver=jills.ConjugateGradients(), full_batch=False)
 
 
-def minibatches(key, steps, hparams, poison=-1):
+def minibatches(key, steps, hparams, poison=-1, algorithm=SMALL):
     params, batch = problem(key, n=55)
-    state = init(SMALL, params, jax.tree.map(lambda leaf: leaf[:11], batch))
+    state = init(algorithm, params, jax.tree.map(lambda leaf: leaf[:11], batch))
     states = [state]
     for index in range(steps):
         rows = np.random.default_rng(index).permutation(55)[:11]
         part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], batch)
         if index == poison:
             part = part._replace(targets=part.targets.at[0, 0].set(jnp.nan))
-        state, _ = step(SMALL, hparams, state, part)
+        state, _ = step(algorithm, hparams, state, part)
         states.append(state)
     loss = [losses.squared_error(NETWORK.predict(s.params, batch.inputs), batch.targets) for s in (states[0], state)]
     return states, loss
@@ -397,6 +398,56 @@ def test_a_bad_batch_is_not_taken(key):
     assert np.linalg.norm(change(states[4], states[3])) > 0
     assert np.isfinite(loss[1])
     assert loss[1] < loss[0]
+
+
+def test_a_preconditioner_serves_some_steps_or_until_one_is_not_taken(key):
+    states, _ = minibatches(key, 12, gauss_newton.Hparams(learning_rate=0.2), 6, ITERATED)
+    traces = [float(state.inner.shared.curvatures[0].trace) for state in states]
+    renewed = [index for index in range(12) if traces[index + 1] != traces[index]]
+    assert renewed == [0, 5, 7]
+    assert [int(state.inner.shared.left) for state in states] == [0, 4, 3, 2, 1, 0, 4, 0, 4, 3, 2, 1, 0]
+
+
+def test_a_bad_batch_leaves_no_trace_in_the_preconditioner(key):
+    """It arrives where a preconditioner is due, with inputs of NaN; the next batch takes one anew."""
+    params, batch = problem(key, n=11)
+    bad = batch._replace(inputs=batch.inputs.at[0, 0].set(jnp.nan))
+    hparams = gauss_newton.Hparams(learning_rate=0.2)
+    state, _ = step(ITERATED, hparams, init(ITERATED, params, batch), bad)
+    after, _ = step(ITERATED, hparams, state, batch)
+    np.testing.assert_array_equal(change(state, init(ITERATED, params, batch)), 0)
+    assert np.linalg.norm(change(after, state)) > 0
+
+
+def test_minibatch_steps_agree_under_vmap(key):
+    """Where members renew at different steps: one of them begins later."""
+    params, batch = problem(key, n=11)
+    hparams = gauss_newton.Hparams(learning_rate=0.2, momentum=0.5)
+    states = [init(ITERATED, params, batch)] * 2
+    states[1], _ = step(ITERATED, hparams, states[1], batch)
+    both = jax.tree.map(lambda one, other: jnp.stack([one, other]), *states)
+    many = jax.jit(jax.vmap(lambda state: ITERATED.step(hparams, state, batch)[0]))
+    for _ in range(6):
+        both = many(both)
+        states = [step(ITERATED, hparams, state, batch)[0] for state in states]
+    for index, state in enumerate(states):
+        own = jax.tree.map(lambda leaf, index=index: leaf[index], both)
+        np.testing.assert_allclose(
+            change(own, init(ITERATED, params, batch)),
+            change(state, init(ITERATED, params, batch)),
+            rtol=1e-7,
+            atol=1e-10,
+        )
+
+
+def test_numbers_for_minibatches_damp_more_where_rows_are_few():
+    network = jills.Network((8, 10, 1))
+    assert gauss_newton.minibatch_hparams(network, 51) == gauss_newton.Hparams(
+        damping=0.03, learning_rate=0.5, momentum=0.5
+    )
+    assert gauss_newton.minibatch_hparams(network, 50).damping == 10.0
+    with pytest.raises(ValueError, match="num_rows is 0"):
+        gauss_newton.minibatch_hparams(network, 0)
 
 
 # Build
