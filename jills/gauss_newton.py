@@ -324,7 +324,7 @@ def minibatch_hparams(network: Network, num_rows: int) -> Hparams:
     outputs) as the network has parameters. Where it has fewer, as with images, it leaves most directions
     undetermined, and λ is 10: with 0.03 the training loss falls as fast, but weights of inputs that are rarely
     lit grow large, at the cost of test accuracy. Batches of about 2000 rows and
-    `ConjugateGradients(max_steps=3)` go with these numbers; add `rate_decay=1 / num_steps` to end at rest.
+    `ConjugateGradients(max_steps=3)` go with these numbers; `._replace(rate_decay=1 / num_steps)` ends at rest.
 
     Raises:
         ValueError: `num_rows` is below 1.

@@ -17,6 +17,7 @@ from jax.tree_util import Partial
 import jills
 from jills import results
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
 ADAM = CASES["adam"].algorithm
 RATES = jills.adam.Hparams(jnp.array([0.01, 0.1, 0.3]))
 
