@@ -44,8 +44,7 @@ class Trainer(NamedTuple):
 def trainers(network: jills.Network) -> list[Trainer]:
     """Adam at three rates, and Gauss–Newton."""
     adam = jills.adam.build(network, LOSS, full_batch=False)
-    products = jills.ConjugateGradients(max_steps=with_jills.MINIBATCH_PRODUCTS)
-    newton = jills.gauss_newton.build(network, LOSS, products, full_batch=False)
+    newton = with_jills.for_minibatches(network, LOSS)
     numbers = jills.gauss_newton.minibatch_hparams(network, with_jills.MINIBATCH_ROWS)
     rates = [3e-4, 1e-3, 3e-3]
     return [

@@ -99,6 +99,10 @@ class BlockProblem:
         entries = self.batch.inputs.shape[0] * sizes[-1] * params
         return params <= self.dense_limit and entries <= MOST_DENSE_ENTRIES
 
+    def takes_curvatures(self, block: Block) -> bool:
+        """Whether conjugate gradients solve a block with `curvatures` that steps or blocks may share."""
+        return not self.is_dense(block) and not self.is_quadratic(block)
+
     @cached_property
     def inputs(self) -> tuple[Scaling, jax.Array]:
         """The scaling of the inputs, and `A'` of the first layer."""

@@ -151,7 +151,7 @@ class GaussNewton(Algorithm):
         trials, shares, gains = [], [], []
         for index, block in enumerate(self.blocks):
             iterated = not problem.is_dense(block)
-            if iterated and not problem.is_quadratic(block) and curvatures is None:
+            if problem.takes_curvatures(block) and curvatures is None:
                 curvatures = self._curvatures(problem, point, lambdas)
             warm = iterated and self._whole and index == len(self.blocks) - 1
             guess = list(linearization.stack(last_change)) if warm else None
@@ -175,7 +175,7 @@ class GaussNewton(Algorithm):
         """Of all layers that conjugate gradients change in this step, each for λ of its last such block."""
         chosen = {}
         for index, (first, last) in enumerate(self.blocks):
-            if not problem.is_dense((first, last)) and not problem.is_quadratic((first, last)):
+            if problem.takes_curvatures((first, last)):
                 chosen |= dict.fromkeys(range(first, last + 1), dampings[index])
         block = (min(chosen), max(chosen))
         wanted = [chosen.get(layer, dampings[-1]) for layer in range(block[0], block[1] + 1)]
@@ -190,7 +190,7 @@ class GaussNewton(Algorithm):
         block = (0, self.network.num_layers - 1)
         damping = hparams.damping * state.inner.damping.factor[0]
         curvatures, left = state.inner.shared
-        if not problem.is_dense(block) and not problem.is_quadratic(block):
+        if problem.takes_curvatures(block):
             dampings = [damping] * self.network.num_layers
             curvatures = problem.curvatures(block, matrices, current, dampings, curvatures, renew=left == 0)
         trial = problem.solve(block, matrices, current, damping, curvatures)
@@ -206,7 +206,7 @@ class GaussNewton(Algorithm):
         kept = jnp.isfinite(value) & (value <= objective)
         last_change = linearization.split([jnp.where(kept, part, jnp.zeros_like(part)) for part in change])
         params = jax.tree.map(jnp.add, state.params, last_change)
-        left = jnp.where(kept, jnp.where(left == 0, RENEWAL, left) - 1, 0).astype(jnp.int32)
+        left = jnp.where(kept, (left - 1) % RENEWAL, 0)
         inner = Inner(back_off(state.inner.damping, kept), last_change, Shared(curvatures, left))
         detail = self._detail((block,), (trial,), kept, inner, hparams)
         return params, inner, detail._replace(objective=objective)

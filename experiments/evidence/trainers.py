@@ -46,17 +46,15 @@ class Place(NamedTuple):
 
 def untuned(place: Place, full_batch: bool, decay: float) -> list[Trainer]:
     """Gauss–Newton on minibatches, without and with weight decay, and on all rows if wanted; L-BFGS."""
-    build, kind = jills.gauss_newton.build, jills.gauss_newton.Hparams
-    products = jills.ConjugateGradients(max_steps=with_jills.MINIBATCH_PRODUCTS)
-    minibatches = with_jills.Minibatches(build(place.network, LOSS, products, full_batch=False))
+    minibatches = with_jills.Minibatches(with_jills.for_minibatches(place.network, LOSS))
     rows = min(with_jills.MINIBATCH_ROWS, place.batch.inputs.shape[0] // 2)
     numbers = jills.gauss_newton.minibatch_hparams(place.network, rows)
     falling = lambda left: numbers._replace(learning_rate=left * numbers.learning_rate)  # noqa: E731
     decayed = lambda left: falling(left)._replace(weight_decay=decay)  # noqa: E731
-    whole = with_jills.Whole(build(place.network, LOSS))
+    whole = with_jills.Whole(jills.gauss_newton.build(place.network, LOSS))
     lbfgs = with_optax.Lbfgs(place.network, LOSS)
     return [
-        *([Trainer("gauss_newton", "", whole, lambda left: kind(), None)] if full_batch else []),
+        *([Trainer("gauss_newton", "", whole, lambda left: jills.gauss_newton.Hparams(), None)] if full_batch else []),
         Trainer("gauss_newton_minibatches", "", minibatches, falling, rows),
         Trainer("gauss_newton_decay", f"{decay:g}", minibatches, decayed, rows),
         Trainer("lbfgs", "", lbfgs, lambda left: with_optax.Numbers(), None),

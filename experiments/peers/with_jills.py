@@ -55,11 +55,17 @@ class Minibatches:
         return self.algorithm.step(hparams, state, batch)[0]
 
 
+def for_minibatches(network: jills.Network, loss: jills.Loss) -> jills.Algorithm:
+    """Gauss–Newton for minibatches of `MINIBATCH_ROWS`, three products a step."""
+    module = importlib.import_module("jills.gauss_newton")
+    solver = jills.ConjugateGradients(max_steps=MINIBATCH_PRODUCTS)
+    return module.build(network, loss=loss, solver=solver, full_batch=False)
+
+
 def minibatch_gauss_newton(problem: Problem, budget: Budget, **numbers: float) -> Trace:
     """Gauss–Newton on minibatches of 2048 rows, three products a step. A step of the trace is an epoch."""
     module = importlib.import_module("jills.gauss_newton")
-    solver = jills.ConjugateGradients(max_steps=MINIBATCH_PRODUCTS)
-    algorithm = module.build(problem.network, loss=problem.loss, solver=solver, full_batch=False)
+    algorithm = for_minibatches(problem.network, problem.loss)
     hparams = module.minibatch_hparams(problem.network, MINIBATCH_ROWS)._replace(**numbers)
     hparams = type(hparams)(*(jnp.asarray(number, problem.dtype) for number in hparams))
     return epochs.run(Minibatches(algorithm), hparams, problem, budget, MINIBATCH_ROWS)
