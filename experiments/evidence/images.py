@@ -1,13 +1,13 @@
 """Images at three and four hidden layers: does Gauss–Newton train them sooner, and do they classify as well?
 
 Every trainer gets the same start and the same seconds of run time on a clock that stands still while losses are
-computed and programs compiled. Gauss–Newton on minibatches has the numbers of `minibatch_hparams`, fixed before the run
-(its larger damping was chosen on MNIST and Fashion-MNIST with their test accuracy in view, on a start that is not
-measured, which favours it there), and is run a second time with weight decay; it runs on all rows with its defaults where `full_batch` says so. L-BFGS has all rows and
-a line search. Adam's rate and Somax's setting are those with the lowest final training loss on a start that is not
-measured; those trials are in the table, with `tuning`. On minibatches all rates fall to zero in proportion to the
-seconds left. "Final" is the last moment, of the parameters then; "best test accuracy" is the highest of all moments, an
-optimistic number for every trainer alike.
+computed and programs compiled. Gauss–Newton on minibatches has the numbers of `minibatch_hparams`, fixed before the
+run (its larger damping was chosen on MNIST and Fashion-MNIST with their test accuracy in view, on a start that is not
+measured, which favours it there), and is run a second time with weight decay; it runs on all rows with its defaults
+where `full_batch` says so. L-BFGS has all rows and a line search. Adam's rate and Somax's setting are those with the
+lowest final training loss on a start that is not measured; those trials are in the table, with `tuning`. On
+minibatches all rates fall to zero in proportion to the seconds left. "Final" is the last moment, of the parameters
+then; "best test accuracy" is the highest of all moments, an optimistic number for every trainer alike.
 """
 
 import sys
