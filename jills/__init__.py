@@ -1,18 +1,16 @@
 """jills: trains neural networks by linear least squares, thousands of them in one compiled call."""
 
-from jills import activations, adam, gauss_newton, ills, losses, results, solvers
+from jills import activations, adam, gauss_newton, ills, losses, results, solvers, training
 from jills.activations import Activation
 from jills.algorithm import Algorithm
-from jills.checkpoint import load, save
 from jills.conjugate_gradients import ConjugateGradients
-from jills.diagnosis import Diagnosis, diagnose
+from jills.hparams import product
 from jills.losses import Loss
 from jills.network import Network
 from jills.results import Stop
-from jills.run import run
 from jills.solvers import Solver
-from jills.sweep import SweepResult, grid, progress_bar, sweep
-from jills.types import Activations, Batch, Info, Layer, Params, State
+from jills.training import Diagnosis, SweepResult, diagnose, grid, load, progress_bar, run, save, sweep
+from jills.types import Activations, Batch, Info, Layer, Member, Params, State
 
 __version__ = "0.1.0"
 
@@ -26,6 +24,7 @@ __all__ = [
     "Info",
     "Layer",
     "Loss",
+    "Member",
     "Network",
     "Params",
     "Solver",
@@ -40,10 +39,12 @@ __all__ = [
     "ills",
     "load",
     "losses",
+    "product",
     "progress_bar",
     "results",
     "run",
     "save",
     "solvers",
     "sweep",
+    "training",
 ]

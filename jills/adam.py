@@ -7,33 +7,42 @@
 so its rate stays a number that can differ between the members of a sweep.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jills import checks, losses
-from jills.algorithm import Algorithm
+from jills import losses
+from jills.algorithm import Algorithm, in_dtype
+from jills.hparams import Limit
 from jills.network import Network
-from jills.types import Activations, Batch, Params, State
+from jills.types import Batch, Params, State
 
 
 class Hparams(NamedTuple):
-    """The numbers of Adam; scalars, or `(H,)` in a sweep."""
+    """The hyperparameters of Adam; scalars, or `(H,)` in a sweep."""
 
     learning_rate: float | jax.Array = 1e-2  # positive
     b1: float | jax.Array = 0.9  # in [0, 1)
     b2: float | jax.Array = 0.999  # in [0, 1)
     eps: float | jax.Array = 1e-8  # not negative
 
+    limits = {
+        "learning_rate": Limit(0.0, math.inf, open_low=True),
+        "b1": Limit(0.0, 1.0, open_high=True),
+        "b2": Limit(0.0, 1.0, open_high=True),
+        "eps": Limit(0.0, math.inf),
+    }
+
 
 class Detail(NamedTuple):
-    """The signs of health of a gradient step."""
+    """The signs of health of a gradient step; its defaults stand for a member that has stopped."""
 
-    gradient_norm: float | jax.Array  # () Euclidean, at the parameters received
+    gradient_norm: float | jax.Array = math.nan  # () Euclidean, at the parameters received
 
 
 class Inner(NamedTuple):
@@ -44,7 +53,7 @@ class Inner(NamedTuple):
 
 
 def adam(hparams: Hparams) -> optax.GradientTransformation:
-    """`optax.adam` with the numbers of `hparams`."""
+    """`optax.adam` with these hyperparameters."""
     return optax.adam(hparams.learning_rate, b1=hparams.b1, b2=hparams.b2, eps=hparams.eps)
 
 
@@ -53,19 +62,21 @@ class OptaxAlgorithm(Algorithm):
     """The algorithm; make it with `build`."""
 
     optimizer: Callable[[Any], optax.GradientTransformation] = adam
-    blank_detail: Any = Detail(0.0)
+    defaults: Any = Hparams()
+
+    blank_detail: ClassVar = Detail()
 
     def start(self, params: Params) -> Inner:
         """Optax's initial state, and a gradient that `evaluate` will replace."""
         state = self._optimizer(self.defaults).init(params)
-        return Inner(_strong(state, params), jax.tree.map(jnp.zeros_like, params))
+        return Inner(in_dtype(state, params[0].weight.dtype), jax.tree.map(jnp.zeros_like, params))
 
-    def evaluate(self, params: Params, inner: Inner, batch: Batch) -> tuple[Activations, jax.Array, Inner]:
-        """Activations, loss and gradient in one forward and backward pass."""
-        (loss, activations), gradient = jax.value_and_grad(self._loss, has_aux=True)(params, batch)
-        return activations, loss, inner._replace(gradient=gradient)
+    def evaluate(self, state: State, batch: Batch) -> State:
+        """Loss and gradient in one forward and backward pass."""
+        loss, gradient = jax.value_and_grad(self.loss_of)(state.params, batch)
+        return state._replace(loss=loss, inner=state.inner._replace(gradient=gradient))
 
-    def update(self, hparams: Any, state: State, batch: Batch) -> tuple[Params, Inner, Detail]:
+    def update(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Detail]:
         """One step of the optimizer along the gradient kept in the state."""
         optimizer_state, gradient = state.inner
         # Line searches (optax.lbfgs) ask for the loss as a function; others ignore the extra arguments.
@@ -77,37 +88,14 @@ class OptaxAlgorithm(Algorithm):
                 state.params,
                 value=state.loss,
                 grad=gradient,
-                value_fn=lambda params: self._loss(params, batch)[0],
+                value_fn=lambda params: self.loss_of(params, batch),
             )
         params = jax.tree.map(jnp.add, state.params, change)
-        detail = Detail(optax.tree.norm(gradient))
-        return params, Inner(_strong(optimizer_state, params), gradient), detail
-
-    def _loss(self, params, batch):
-        activations = self.network.forward(params, batch.inputs)
-        return self.loss(activations[-1], batch.targets, batch.weights), activations
+        inner = Inner(in_dtype(optimizer_state, state.loss.dtype), gradient)
+        return state._replace(params=params, inner=inner), Detail(optax.tree.norm(gradient))
 
     def _optimizer(self, hparams):
         return optax.with_extra_args_support(self.optimizer(hparams))
-
-
-def _strong(tree, params):
-    """Optax starts some leaves as weakly typed Python numbers; a scan would compile twice for them."""
-    dtype = params[0].weight.dtype
-
-    def fix(leaf):
-        leaf = jnp.asarray(leaf)
-        return leaf.astype(dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype)
-
-    return jax.tree.map(fix, tree)
-
-
-ADAM_LIMITS = (
-    checks.Limit("learning_rate", 0.0, float("inf"), open_low=True),
-    checks.Limit("b1", 0.0, 1.0, open_high=True),
-    checks.Limit("b2", 0.0, 1.0, open_high=True),
-    checks.Limit("eps", 0.0, float("inf")),
-)
 
 
 def build(
@@ -125,7 +113,8 @@ def build(
         loss: any.
         optimizer: `hparams → optax.GradientTransformation`. Define it at module level: two builds
             with one function are equal and share what is compiled.
-        defaults: the hparams of that optimizer, a NamedTuple of numbers; says which there are.
+        defaults: the hparams of that optimizer, a NamedTuple of numbers; says which there are. Its class may have
+            `limits`, field → `jills.hparams.Limit`.
         full_batch: False where steps receive different batches.
 
     Any optimizer, for example::
@@ -138,12 +127,6 @@ def build(
 
         algorithm = jills.adam.build(network, optimizer=sgd, defaults=Rate())
     """
-    limits = ADAM_LIMITS if isinstance(defaults, Hparams) else ()
     return OptaxAlgorithm(
-        network=network,
-        loss=loss,
-        optimizer=optimizer,
-        defaults=defaults,
-        limits=limits,
-        full_batch=bool(full_batch),
+        network=network, loss=loss, optimizer=optimizer, defaults=defaults, full_batch=bool(full_batch)
     )

@@ -1,20 +1,54 @@
 """What all algorithms share: the state, and the step around an algorithm's own update.
 
-`init` checks its input and starts a state; `step` is `update`, which each algorithm writes, and then
-`observe`, which brings activations, loss and best parameters up to date by means of `evaluate`.
+**Your own algorithm** is a class with one method, `update`, and a NamedTuple of hyperparameters. It then runs, sweeps,
+stops, resumes and saves like those of jills. Gradient descent, complete::
+
+    import jax
+    import jax.numpy as jnp
+    from typing import NamedTuple
+
+    import jills
+
+
+    class Hparams(NamedTuple):
+        learning_rate: float = 0.1
+
+
+    class GradientDescent(jills.Algorithm):
+        defaults = Hparams()
+
+        def update(self, hparams, state, batch):
+            gradient = jax.grad(self.loss_of)(state.params, batch)
+            move = lambda param, slope: param - hparams.learning_rate * slope
+            return state._replace(params=jax.tree.map(move, state.params, gradient)), ()
+
+
+    network = jills.Network((1, 5, 1), jills.activations.tanh)
+    inputs = jnp.linspace(-1.0, 1.0, 20)[:, None]
+    batch = jills.Batch(inputs, jnp.sin(3.0 * inputs))
+    algorithm = GradientDescent(network=network)
+    state, info = jills.run(algorithm, Hparams(0.2), network.init(jax.random.key(0)), batch, num_steps=300)
+
+Optional, each a line or a method: `start` for what the algorithm keeps between steps (`state.inner`), the second item
+that `update` returns for what it tells (`info.detail`; then `blank_detail` too), `limits` on the NamedTuple for what
+its hyperparameters may be, and the class attributes below.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jills import checks, results
-from jills.losses import Loss
-from jills.network import HIGHEST, Network
-from jills.types import Activations, Batch, Info, Params, State
+from jills.batches import fingerprint, prepare
+from jills.hparams import cast
+from jills.linalg import HIGHEST, flatten
+from jills.losses import Loss, squared_error
+from jills.network import Network
+from jills.types import Batch, Info, Params, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,52 +56,67 @@ class Algorithm(ABC):
     """A way to train: `init(params, batch) → state`, `step(hparams, state, batch) → (state, info)`.
 
     Holds functions and static choices only, so it is hashable and can be a static argument of
-    `jax.jit`; all numbers arrive with `hparams`. A new algorithm derives from this class and writes
-    `update` (and `evaluate`, if it keeps more than activations and loss).
+    `jax.jit`; all numbers arrive with `hparams`. See the module for how to write one.
 
     Attributes:
         network: the network to train.
         loss: the loss to lower.
-        full_batch: True: each step receives the batch of the step before, so what is known of the
-            new parameters on it is kept in the state. False: steps may receive other batches, and
-            the state is brought up to date with the batch at the start of each step. After a step
-            `activations`, `loss` and `best_*` are then those of the parameters it received, on its
-            batch (`best_loss` is the lowest loss of any batch), and so is what `Stop.target_loss`
-            looks at; `observe` tells those of the new parameters.
-        defaults: the algorithm's `Hparams` with default values; says which numbers there are.
-        limits: the interval each of them must lie in.
-        blank_detail: which fields `Info.detail` has, in plain numbers. A stopped member records NaN for
-            the floats and the number itself for the integers.
+        full_batch: True: steps receive the same batch, so what is known of the new parameters on it is kept in
+            the state. False: steps may receive other batches, and the state is brought up to date with the batch
+            at the start of each step. After a step `activations`, `loss` and `best_*` are then those of the
+            parameters it received, on its batch (`best_loss` is the lowest loss of any batch), and so is what
+            `Stop.target_loss` looks at; `observe` tells those of the new parameters.
+        defaults: the algorithm's `Hparams` with default values; says which hyperparameters there are.
+        blank_detail: `Info.detail` of a member that has stopped: NaN for floats, 0 for integers.
+        keeps_activations: whether `update` reads `state.activations`; else they are `()`.
+        tells_loss: whether `update` returns a state whose `loss` is that of its new parameters.
     """
 
     network: Network
-    loss: Loss
+    loss: Loss = squared_error
     full_batch: bool = True
-    defaults: Any = ()
-    limits: tuple[checks.Limit, ...] = ()
-    blank_detail: Any = ()
+
+    defaults: ClassVar[Any] = ()
+    blank_detail: ClassVar[Any] = ()
+    keeps_activations: ClassVar[bool] = False
+    tells_loss: ClassVar[bool] = False
 
     def start(self, params: Params) -> Any:
-        """The part of the state that is the algorithm's own, before the first step."""
+        """What the algorithm keeps between steps, before the first one: `state.inner`."""
         return ()
 
-    def evaluate(self, params: Params, inner: Any, batch: Batch) -> tuple[Activations, jax.Array, Any]:
-        """Activations and loss of params on a batch, and `inner` brought up to date with it."""
-        activations = self.network.forward(params, batch.inputs)
-        return activations, self.loss(activations[-1], batch.targets, batch.weights), inner
-
     @abstractmethod
-    def update(self, hparams: Any, state: State, batch: Batch) -> tuple[Params, Any, Any]:
-        """New params, new `inner`, and `Info.detail`, from a state that is up to date."""
+    def update(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Any]:
+        """The state with new `params` (and `inner`), and `Info.detail`.
+
+        Args:
+            hparams: scalars in the dtype of the parameters.
+            state: up to date with the batch.
+            batch: prepared: in the dtype of the parameters, weights of sum one, rows of weight zero all zeros.
+        """
+
+    def evaluate(self, state: State, batch: Batch) -> State:
+        """The state with what is known of its parameters on a batch: the loss, and activations where kept."""
+        activations = self.network.forward(state.params, batch.inputs)
+        loss = self.loss(activations[-1], batch.targets, batch.weights)
+        return state._replace(loss=loss, activations=activations if self.keeps_activations else ())
+
+    def ended(self, info: Info, code: jax.Array) -> jax.Array:
+        """The result code of a member after a step, from that by `Stop`; an algorithm may know of more ends."""
+        return code
+
+    def loss_of(self, params: Params, batch: Batch) -> jax.Array:
+        """The loss of params on a batch, `()`."""
+        return self.loss(self.network.predict(params, batch.inputs), batch.targets, batch.weights)
 
     def check(self, hparams: Any, scalar: bool = False) -> None:
         """Raises ValueError where hparams are of the wrong kind or known to be out of range.
 
         Args:
             hparams: what was given.
-            scalar: whether every number must be a scalar, as for one network.
+            scalar: whether every leaf must be a scalar, as for one network.
         """
-        checks.check_hparams(hparams, self.defaults, self.limits, scalar)
+        checks.check_hparams(hparams, self.defaults, scalar)
 
     def check_problem(self, params: Params, batch: Batch) -> None:
         """Raises ValueError where params or batch do not fit the network or are known to be bad."""
@@ -91,33 +140,62 @@ class Algorithm(ABC):
 
     def unchecked_init(self, params: Params, batch: Batch) -> State:
         """`init` without its checks, for callers that have made them (and would warn twice)."""
-        params = cast(params, params)
-        batch = prepare(batch, params)
-        activations, loss, inner = self.evaluate(params, self.start(params), batch)
-        finite = jnp.isfinite(loss) & all_finite(params)
-        best_loss = jnp.where(finite, loss, jnp.full_like(loss, jnp.inf))
-        zero = jnp.zeros((), jnp.int32)
-        result = jnp.where(finite, zero, jnp.full_like(zero, results.NON_FINITE))
-        return State(params, activations, inner, zero, loss, params, best_loss, result)
+        state = self.blank(params, batch)
+        return self._anew(state, prepare(batch, state.loss.dtype), fingerprint(batch, state.loss.dtype))
+
+    def blank(self, params: Params, batch: Batch) -> State:
+        """A state of the right shapes that has not seen the batch."""
+        dtype = params[0].weight.dtype
+        params = cast(params, dtype)
+        infinite, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
+        state = State(params, (), self.start(params), zero, infinite, params, infinite, zero, jnp.zeros((), jnp.uint32))
+        return self._in_shape(state, batch)
+
+    def _in_shape(self, state, batch):
+        """Activations of other rows have another shape, and mean nothing."""
+        rows = batch.inputs.shape[0]
+        if not self.keeps_activations or (state.activations and state.activations[-1].shape[0] == rows):
+            return state
+        zeros = tuple(jnp.zeros((rows, size), state.loss.dtype) for size in self.network.sizes[1:])
+        return state._replace(activations=zeros)
+
+    def resume(self, state: State, batch: Batch) -> tuple[State, Batch]:
+        """The state as it is to go on from on a batch, and the batch prepared: where every loop of steps begins.
+
+        A state that was taken on these rows stays as it is. On other rows what is known of its parameters is found
+        anew: loss and activations, and `best_*` and `result` start from them. `inner` and `step` go on.
+        """
+        dtype = state.loss.dtype
+        mark, prepared = fingerprint(batch, dtype), prepare(batch, dtype)
+        state = self._in_shape(state, batch)
+        known = state.fingerprint == mark
+        return lax.cond(known, lambda: state, lambda: self._anew(state, prepared, mark)), prepared
+
+    def _anew(self, state, prepared, mark):
+        state = self.evaluate(state, prepared)
+        finite = jnp.isfinite(state.loss) & all_finite(state.params)
+        running = jnp.zeros_like(state.result)
+        return state._replace(
+            best_params=state.params,
+            best_loss=jnp.where(finite, state.loss, jnp.full_like(state.loss, jnp.inf)),
+            result=jnp.where(finite, running, jnp.full_like(running, results.NON_FINITE)),
+            fingerprint=mark,
+        )
 
     def observe(self, state: State, batch: Batch) -> State:
-        """The state of the same parameters seen on a batch, which may be another one."""
-        batch = prepare(batch, state.params)
-        activations, loss, inner = self.evaluate(state.params, state.inner, batch)
-        return self.keep_best(state._replace(inner=inner), activations, loss)
-
-    def keep_best(self, state: State, activations: Activations, loss: jax.Array) -> State:
-        """The state with activations and loss of its parameters, and the best parameters so far."""
-        better = loss < state.best_loss
-        return state._replace(
-            activations=activations,
-            loss=loss,
-            best_params=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.params, state.best_params),
-            best_loss=jnp.where(better, loss, state.best_loss),
-        )
+        """The state of the same parameters seen on a batch; on other rows `best_*` and `result` start anew."""
+        dtype = state.loss.dtype
+        mark, prepared = fingerprint(batch, dtype), prepare(batch, dtype)
+        state = self._in_shape(state, batch)
+        known = state.fingerprint == mark
+        kept, fresh = keep_best(self.evaluate(state, prepared)), self._anew(state, prepared, mark)
+        return jax.tree.map(lambda one, other: jnp.where(known, one, other), kept, fresh)
 
     def step(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Info]:
         """One step. Pure; `hparams` comes first, so that `partial(step, hparams)` is a scan body.
+
+        With `full_batch`, a state that was taken on other rows is seen on these first, see `resume`; inside a
+        `vmap` this costs one more evaluation of the network for each step, which `jills.run` spares.
 
         Args:
             hparams: the `Hparams` of the algorithm's module, scalars; cast to the params' dtype.
@@ -128,60 +206,51 @@ class Algorithm(ABC):
             The new state, and `Info` about the step.
         """
         checks.check_batch_shapes(self.network, batch)
-        batch = prepare(batch, state.params)
-        hparams = cast(hparams, state.params)
+        if self.full_batch:
+            state, batch = self.resume(state, batch)
+        else:  # its losses belong to no one batch
+            batch = prepare(batch, state.loss.dtype)
+            state = self._in_shape(state, batch)._replace(fingerprint=jnp.zeros_like(state.fingerprint))
+        return self.advance(cast(hparams, state.loss.dtype), state, batch)
+
+    def advance(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Info]:
+        """A step with cast hparams on a prepared batch; with `full_batch` it is that of the state (`resume`)."""
         if not self.full_batch:
-            state = self.observe(state, batch)
-        elif state.activations[-1].shape != batch.targets.shape:
-            raise ValueError(
-                f"the state was taken on {state.activations[-1].shape[0]} rows, the batch has "
-                f"{batch.targets.shape[0]}; build the algorithm with full_batch=False"
-            )
-        new, detail = self.advance(hparams, state, batch)
+            state = keep_best(self.evaluate(state, batch))
+        new, detail = self.update(hparams, state, batch)
+        if self.full_batch:
+            new = keep_best(new if self.tells_loss else self.evaluate(new, batch))
         change = norm_of_change(new.params, state.params)
         finite = jnp.isfinite(new.loss) & all_finite(new.params)
         return new._replace(step=state.step + 1), Info(state.loss, change, finite, detail)
 
-    def advance(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Any]:
-        """`update`, and on a full batch `observe`. An algorithm that knows more afterwards does better."""
-        params, inner, detail = self.update(hparams, state, batch)
-        state = state._replace(params=params, inner=inner)
-        return (self.observe(state, batch) if self.full_batch else state), detail
 
-    def ended(self, info: Info, code: jax.Array) -> jax.Array:
-        """The result code of a member after a step, from that by `Stop`; an algorithm may know of more ends."""
-        return code
-
-
-def prepare(batch: Batch, params: Params) -> Batch:
-    """The batch in the dtype of params, with zeros in the rows of weight zero (they may hold NaN)."""
-    batch = cast(batch, params)
-    if batch.weights is None:
-        return batch
-    used = (batch.weights > 0)[:, None]
-    return batch._replace(
-        inputs=jnp.where(used, batch.inputs, jnp.zeros_like(batch.inputs)),
-        targets=jnp.where(used, batch.targets, jnp.zeros_like(batch.targets)),
+def keep_best(state: State) -> State:
+    """The state with its parameters as the best ones where their loss is lower than any before."""
+    better = state.loss < state.best_loss
+    return state._replace(
+        best_params=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.params, state.best_params),
+        best_loss=jnp.where(better, state.loss, state.best_loss),
     )
-
-
-def cast(numbers, params: Params):
-    """Every leaf as an array of the dtype of params."""
-    dtype = params[0].weight.dtype
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), numbers)
 
 
 def all_finite(params: Params) -> jax.Array:
     """Whether every parameter is finite, `()` bool."""
-    return jnp.all(jnp.isfinite(_flat(params)))
+    # One array, for the sake of the compiler: two leaves a layer make many small kernels.
+    return jnp.all(jnp.isfinite(flatten(jax.tree.leaves(params))))
 
 
 def norm_of_change(new: Params, old: Params) -> jax.Array:
     """`‖new − old‖₂` over all parameters, `()`."""
-    change = _flat(jax.tree.map(jnp.subtract, new, old))
+    change = flatten(jax.tree.leaves(jax.tree.map(jnp.subtract, new, old)))
     return jnp.sqrt(jnp.vdot(change, change, precision=HIGHEST))
 
 
-def _flat(params):
-    # One array, for the sake of the compiler: two leaves a layer make many small kernels.
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
+def in_dtype(tree: Any, dtype) -> Any:
+    """Optax's state in a dtype: it starts some leaves as weak Python numbers, for which a scan would compile twice."""
+
+    def fix(leaf):
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype)
+
+    return jax.tree.map(fix, tree)

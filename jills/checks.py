@@ -6,7 +6,6 @@ Shapes and dtypes are always checked. Values are checked where they are known; i
 
 import numbers
 import warnings
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,27 +16,6 @@ from jills.activations import Activation
 from jills.losses import Allowed
 from jills.network import Network
 from jills.types import Batch, Layer, Params
-
-
-class Limit(NamedTuple):
-    """The interval that a number of `hparams` must lie in."""
-
-    field: str
-    low: float
-    high: float
-    open_low: bool = False
-    open_high: bool = False
-
-    def holds(self, values: np.ndarray) -> np.ndarray:
-        """Which values lie inside; a NaN does not."""
-        above = values > self.low if self.open_low else values >= self.low
-        below = values < self.high if self.open_high else values <= self.high
-        return above & below
-
-    def __str__(self):
-        left = "(" if self.open_low else "["
-        right = ")" if self.open_high or np.isinf(self.high) else "]"
-        return f"{left}{self.low:g}, {self.high:g}{right}"
 
 
 def known(*trees) -> bool:
@@ -153,35 +131,34 @@ def warn_outside_image(output: Activation, batch: Batch) -> None:
             )
 
 
-def check_hparams(hparams, defaults, limits: tuple[Limit, ...], scalar: bool) -> None:
-    """Raises ValueError for hparams of another kind than `defaults`, or known to be outside limits.
+def check_hparams(hparams, defaults, scalar: bool) -> None:
+    """Raises ValueError for hparams of another kind than `defaults`, or known to be outside its `limits`.
 
     A NaN or infinite number is only warned of: in a sweep it is one member's failure.
 
     Args:
         hparams: what was given.
-        defaults: of the algorithm.
-        limits: of the algorithm.
-        scalar: whether every number must be a scalar, as for one network.
+        defaults: of the algorithm; its class may have `limits`, field → `jills.hparams.Limit`.
+        scalar: whether every leaf must be a scalar, as for one network.
     """
-    if type(hparams) is not type(defaults):
-        name = type(defaults)
+    kind = type(defaults)
+    if type(hparams) is not kind:
         raise ValueError(
             f"hparams are {type(hparams).__module__}.{type(hparams).__qualname__}, but this algorithm "
-            f"wants {name.__module__}.{name.__qualname__}{tuple(defaults)}"
+            f"wants {kind.__module__}.{kind.__qualname__}{getattr(kind, '_fields', ())}"
         )
     _check_numbers(hparams, defaults, scalar)
     if not known(hparams):
         return
-    for limit in limits:
-        values = np.asarray(getattr(hparams, limit.field), np.float64)
+    for field, limit in getattr(kind, "limits", {}).items():
+        values = np.asarray(getattr(hparams, field), np.float64)
         finite = np.isfinite(values)
         bad = values[finite & ~limit.holds(values)]
         if bad.size:
-            raise ValueError(f"{limit.field} is {bad[0]:g}, but must lie in {limit}")
+            raise ValueError(f"{field} is {bad[0]:g}, but must lie in {limit}")
         if not finite.all():
             count = np.sum(~finite)
-            warnings.warn(f"{limit.field} is NaN or infinite in {count} of {values.size}; training fails", stacklevel=4)
+            warnings.warn(f"{field} is NaN or infinite in {count} of {values.size}; training fails", stacklevel=4)
 
 
 def _check_numbers(hparams, defaults, scalar):

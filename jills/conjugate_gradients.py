@@ -2,17 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jills.network import HIGHEST
-
-Vector = list[jax.Array]
-"""A vector in several arrays: for a network, one matrix `(fan_in + 1, fan_out)` for each layer."""
+from jills.linalg import Vector, dot
 
 
 class Iterate(NamedTuple):
@@ -92,17 +88,3 @@ class ConjugateGradients:
         start = (jnp.zeros((), jnp.int32), zeros, right, direction, size, size)
         steps, x, residual, _, _, _ = lax.while_loop(going, body, start)
         return Iterate(x, residual, steps)
-
-
-def dot(one: Vector, other: Vector) -> jax.Array:
-    """`xᵀy`, `()`."""
-    # Dot products, not sums of products: XLA makes three kernels of each of those.
-    return sum_of([jnp.vdot(a, b, precision=HIGHEST) for a, b in zip(one, other, strict=True)])
-
-
-def sum_of(numbers: list[jax.Array]) -> jax.Array:
-    """The sum of arrays of one shape."""
-    return reduce(jnp.add, numbers)
-
-
-__all__ = ["ConjugateGradients", "Iterate", "Vector", "dot"]

@@ -29,32 +29,38 @@ In float64 a step agrees with a reference in NumPy loops to 1e-9 of the paramete
 float32 stays within 1e-3 of it at ridge 1e-4; at ridge 0 rank-deficient problems amplify rounding.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jills import checks, losses, solvers
-from jills.algorithm import Algorithm, cast, prepare
-from jills.network import HIGHEST, Network, total_input, with_bias
+from jills.algorithm import Algorithm
+from jills.batches import prepare
+from jills.hparams import Limit, cast
+from jills.linalg import matmul
+from jills.network import Network, total_input, with_bias
 from jills.targets import Target, default_target, ideal, scaled, softened, working_response
 from jills.types import Activations, Batch, Layer, Params, State
 
 
 class Hparams(NamedTuple):
-    """The numbers of ILLS; scalars, or `(H,)` in a sweep."""
+    """The hyperparameters of ILLS; scalars, or `(H,)` in a sweep."""
 
     learning_rate: float | jax.Array = 0.5  # ρ, of the activations, in (0, 1]; parameters have none
     ridge: float | jax.Array = 0.0  # relative, see jills.solvers
 
+    limits = {"learning_rate": Limit(0.0, 1.0, open_low=True), "ridge": Limit(0.0, math.inf)}
+
 
 class Detail(NamedTuple):
-    """The signs of ill health of an ILLS step."""
+    """The signs of ill health of an ILLS step; its defaults stand for a member that has stopped."""
 
-    residual: float | jax.Array  # () root mean square of A^L θ^L − t^L after the top solve
-    rcond: float | jax.Array  # () reciprocal condition of the worst layer solve
-    rank_deficit: int | jax.Array  # () int32, ranks missing in all layer solves together
+    residual: float | jax.Array = math.nan  # () root mean square of A^L θ^L − t^L after the top solve
+    rcond: float | jax.Array = math.nan  # () reciprocal condition of the worst layer solve
+    rank_deficit: int | jax.Array = 0  # () int32, ranks missing in all layer solves together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +72,16 @@ class Ills(Algorithm):
     margin: float | None = None
     linearized: bool = False
 
-    defaults: Any = Hparams()
-    blank_detail: Any = Detail(0.0, 1.0, 0)
-    limits: tuple[checks.Limit, ...] = (
-        checks.Limit("learning_rate", 0.0, 1.0, open_low=True),
-        checks.Limit("ridge", 0.0, float("inf")),
-    )
+    defaults: ClassVar = Hparams()
+    blank_detail: ClassVar = Detail()
+    keeps_activations: ClassVar = True
 
     def check_problem(self, params: Params, batch: Batch) -> None:
         """See `Algorithm`; warns where targets are known to lie outside the image of the output."""
         super().check_problem(params, batch)
         checks.warn_outside_image(self.network.output, batch)
 
-    def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[Params, tuple, Detail]:
+    def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[State, Detail]:
         """Solves the layers from the top down, each for the ideal total inputs handed to it."""
         params, solutions, residual = state.params, [], jnp.zeros_like(state.loss)
         target = self.ideal_input(state.activations, batch)
@@ -92,7 +95,8 @@ class Ills(Algorithm):
                 _, target = self.shift(hparams, params, state.activations, batch, layer, target)
         rcond = jnp.min(jnp.stack([solution.rcond for solution in solutions]))
         missing = [below + 1 - s.rank for below, s in zip(reversed(self.network.sizes[:-1]), solutions, strict=True)]
-        return params, (), Detail(residual, rcond, jnp.sum(jnp.stack(missing), dtype=jnp.int32))
+        detail = Detail(residual, rcond, jnp.sum(jnp.stack(missing), dtype=jnp.int32))
+        return state._replace(params=params), detail
 
     def ideal_input(self, activations: Activations, batch: Batch) -> jax.Array:
         """`t^L`, `(n, k)`, given the activations of the forward pass."""
@@ -132,7 +136,7 @@ class Ills(Algorithm):
         )
         weights = None if batch.weights is None else jnp.repeat(batch.weights, k)
         solution = self.solver.solve(matrix, residual.reshape(n * k), hparams.ridge, weights)
-        return jnp.matmul(rows, solution.x.reshape(width, -1).T, precision=HIGHEST)
+        return matmul(rows, solution.x.reshape(width, -1).T)
 
 
 def _below(activations, batch, layer):
@@ -227,9 +231,10 @@ def solve_params(
     """
     if not 0 <= layer < len(params):
         raise ValueError(f"solve_params: layer is {layer}, but must lie in 0 … {len(params) - 1}")
-    batch = prepare(batch, params)
+    dtype = params[0].weight.dtype
+    batch = prepare(batch, dtype)
     rows = with_bias(_below(activations, batch, layer))
-    solved = solver(rows, cast(target, params), cast(ridge, params), batch.weights)
+    solved = solver(rows, *cast((target, ridge), dtype), batch.weights)
     return _with_layer(params, layer, solved)
 
 
@@ -272,8 +277,8 @@ def shift_activations(
     if not 1 <= layer < len(params):
         raise ValueError(f"shift_activations: layer is {layer}, but must lie in 1 … {len(params) - 1}")
     algorithm = Ills(network=network, loss=losses.squared_error, solver=solver, margin=margin, linearized=linearized)
-    hparams = cast(Hparams(learning_rate, ridge), params)
-    batch, target = prepare(batch, params), cast(target, params)
+    dtype = params[0].weight.dtype
+    batch, (hparams, target) = prepare(batch, dtype), cast((Hparams(learning_rate, ridge), target), dtype)
     shifted, _ = algorithm.shift(hparams, params, activations, batch, layer, target)
     return (*activations[: layer - 1], shifted, *activations[layer:])
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills.activations import Activation, sigmoid
-from jills.network import HIGHEST
+from jills.linalg import HIGHEST
 
 Rows = Callable[[jax.Array, jax.Array], jax.Array]
 

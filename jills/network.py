@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jills.activations import Activation, identity
+from jills.linalg import matmul
 from jills.types import Activations, Layer, Params
-
-HIGHEST = jax.lax.Precision.HIGHEST  # TF32 and bfloat16 products would ruin a least-squares solve
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Network:
 
 def total_input(layer: Layer, below: jax.Array) -> jax.Array:
     """`H = h W + b`, `(n, fan_out)`, from the activations below, `(n, fan_in)`."""
-    return jnp.matmul(below, layer.weight, precision=HIGHEST) + layer.bias[None, :]
+    return matmul(below, layer.weight) + layer.bias[None, :]
 
 
 def with_bias(below: jax.Array) -> jax.Array:

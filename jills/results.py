@@ -1,13 +1,31 @@
 """How a member's training ended, as a code inside the trace and in words outside it."""
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-RUNNING, TARGET_REACHED, SETTLED, NON_FINITE, FLAT, AT_MINIMUM = range(6)
 
-MESSAGES = {
+class Code(IntEnum):
+    """What `State.result` holds. `Code(state.result)` of one member, or `==` on arrays of them."""
+
+    RUNNING = 0
+    TARGET_REACHED = 1
+    SETTLED = 2
+    NON_FINITE = 3
+    FLAT = 4
+    AT_MINIMUM = 5
+
+    @property
+    def message(self) -> str:
+        """What it means, and what to do."""
+        return MESSAGES[self]
+
+
+RUNNING, TARGET_REACHED, SETTLED, NON_FINITE, FLAT, AT_MINIMUM = Code
+
+MESSAGES: dict[Code, str] = {
     RUNNING: "ran all its steps",
     TARGET_REACHED: "reached the target loss",
     SETTLED: "settled: its update fell below the tolerance",
@@ -36,7 +54,7 @@ class Stop(NamedTuple):
 
 
 def code(loss: jax.Array, info, stop: Stop) -> jax.Array:
-    """The result code of a member after a step with this `Info` and the loss it led to, `()` int32."""
+    """The `Code` of a member after a step with this `Info` and the loss it led to, `()` int32."""
     update_norm, finite = info.update_norm, info.finite
     settled = jnp.where(update_norm <= stop.update_norm, SETTLED, RUNNING)
     if hasattr(info.detail, "gradient_norm"):

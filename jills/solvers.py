@@ -44,8 +44,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 
-from jills.batching import fold_batches
-from jills.network import HIGHEST
+from jills.linalg import fold_batches, matmul
 
 
 class Solution(NamedTuple):
@@ -226,17 +225,17 @@ def _lstsq(a, b, ridge):
 
 def _cholesky(a, b, ridge):
     p = a.shape[1]
-    gram = jnp.matmul(a.T, a, precision=HIGHEST)
+    gram = matmul(a.T, a)
     shift = ridge * jnp.trace(gram) / p
     upper = jnp.linalg.cholesky(gram + shift * jnp.eye(p, dtype=a.dtype), upper=True)
     _, inverse, rcond = _back_substitute(upper, jnp.zeros((p, 0), a.dtype))
 
     def seminormal(right):
-        return jnp.matmul(inverse, jnp.matmul(inverse.T, right, precision=HIGHEST), precision=HIGHEST)
+        return matmul(inverse, matmul(inverse.T, right))
 
-    x = seminormal(jnp.matmul(a.T, b, precision=HIGHEST))
-    residual = b - jnp.matmul(a, x, precision=HIGHEST)
-    change = seminormal(jnp.matmul(a.T, residual, precision=HIGHEST) - shift * x)
+    x = seminormal(matmul(a.T, b))
+    residual = b - matmul(a, x)
+    change = seminormal(matmul(a.T, residual) - shift * x)
     # The factor of a nearly singular Gram is noise; so is then the change it proposes.
     small = jnp.linalg.norm(change) <= 0.1 * jnp.linalg.norm(x)
     trusted = (rcond > _cut_off(p, a.dtype) ** 0.5) & small

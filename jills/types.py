@@ -40,13 +40,14 @@ class State(NamedTuple):
     """
 
     params: Params
-    activations: Activations
+    activations: Activations | tuple[()]  # h^1 … h^L, where the algorithm reads them (ILLS); else ()
     inner: Any  # what the algorithm keeps between steps (Optax's state, damping, …)
     step: jax.Array  # () int32, steps taken
     loss: jax.Array  # () the true forward loss of `params`
     best_params: Params  # the parameters of the lowest loss seen so far
     best_loss: jax.Array  # () their loss; inf before the first finite one
-    result: jax.Array  # () int32, a code of `jills.results`: 0 while running
+    result: jax.Array  # () int32, a `jills.results.Code`: 0 while running
+    fingerprint: jax.Array  # () uint32, of the batch that `loss`, `activations` and `best_*` belong to
 
 
 class Info(NamedTuple):
@@ -62,10 +63,18 @@ class Info(NamedTuple):
 Metrics = Callable[[Params], Any]
 """`metrics(params) → pytree of arrays`, pure: recorded at each step (a test loss, say)."""
 
-Problem = Callable[[jax.Array], tuple[Params, Batch] | tuple[Params, Batch, Metrics]]
-"""`problem(key) → (params, batch)`, pure: the start and the data of one member of a sweep.
 
-It may return a third item, that member's own `metrics` (which can close over what the key gave).
+class Member(NamedTuple):
+    """One network of a sweep: where it starts, what it is trained on, what is recorded of it."""
+
+    params: Params
+    batch: Batch
+    metrics: Metrics | None = None  # may close over what the key gave; None: those of the sweep
+
+
+Problem = Callable[[jax.Array], Member | tuple[Params, Batch] | tuple[Params, Batch, Metrics]]
+"""`problem(key) → Member(params, batch)`, pure: the start and the data of one member; a plain tuple will do.
+
 Arrays that it closes over are compiled in. Where they change between sweeps, pass them as
 arguments of a `jax.tree_util.Partial`: other data of the same shape then compile nothing.
 """

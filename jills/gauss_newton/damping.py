@@ -1,4 +1,4 @@
-"""How λ, the damping of each block, follows what came of its steps; private to `jills.gauss_newton`.
+"""How λ, the damping of each block, follows what came of its steps.
 
 After Marquardt 1963 and Nielsen 1999: less after a good step, ever more while steps are rejected.
 """

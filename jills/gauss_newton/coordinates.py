@@ -1,11 +1,11 @@
-"""The inputs of a layer, centred and brought to one scale; private to `jills.block_problem`."""
+"""The inputs of a layer, centred and brought to one scale: the coordinates in which a block is solved."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jills.linearization import times
+from jills.linalg import matmul
 
 SPREAD = 30.0  # inputs whose deviations differ from the typical one by no more than this factor stay as they are
 
@@ -24,13 +24,13 @@ class Scaling(NamedTuple):
     @classmethod
     def of(cls, inputs: jax.Array, weights: jax.Array) -> "Scaling":
         """From inputs `(d, n)` and their weights `(n,)` of sum 1."""
-        mean = times(inputs, weights)
+        mean = matmul(inputs, weights)
         # By the largest entry first: squares of 1e20 overflow float32.
         apart = jnp.where(weights[None, :] > 0, jnp.abs(inputs - mean[:, None]), jnp.zeros_like(inputs))
         largest = jnp.max(apart, axis=1)
         constant = largest <= 8 * float(jnp.finfo(inputs.dtype).eps) * jnp.abs(mean)
         size = jnp.where(constant, jnp.ones_like(largest), largest)
-        deviation = size * jnp.sqrt(times(jnp.square(apart / size[:, None]), weights))
+        deviation = size * jnp.sqrt(matmul(jnp.square(apart / size[:, None]), weights))
         logarithm = jnp.where(constant, jnp.zeros_like(size), jnp.log(deviation))
         count = jnp.maximum(jnp.sum((~constant).astype(size.dtype)), 1.0)
         typical = jnp.exp(jnp.sum(logarithm) / count)
@@ -47,12 +47,12 @@ class Scaling(NamedTuple):
     def to_params(self, change: jax.Array) -> jax.Array:
         """`T Δ'`."""
         weight = change[:-1] / self.scale[:, None]
-        return jnp.concatenate([weight, change[-1:] - times(self.mean[None, :], weight)])
+        return jnp.concatenate([weight, change[-1:] - matmul(self.mean[None, :], weight)])
 
     def from_params(self, change: jax.Array) -> jax.Array:
         """`Δ' = T⁻¹ Δ`."""
         weight = change[:-1]
-        return jnp.concatenate([weight * self.scale[:, None], change[-1:] + times(self.mean[None, :], weight)])
+        return jnp.concatenate([weight * self.scale[:, None], change[-1:] + matmul(self.mean[None, :], weight)])
 
     def transposed(self, vector: jax.Array) -> jax.Array:
         """`Tᵀ v`."""

@@ -1,4 +1,4 @@
-"""Many members at once: H sets of numbers × S random keys.
+"""Many members at once: H sets of hyperparameters × S random keys.
 
 `grid` is pure: two `vmap`s around any function of (hparams, key). `sweep` trains an algorithm: it
 compiles one chunk of steps and calls it from the host, so that between chunks there is room for a
@@ -7,26 +7,25 @@ for bit as they are. (A sweep of another size may differ from this one in the la
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 from jax.sharding import Mesh
 
-from jills import checks, chunks, results
+from jills import checks, results
 from jills.algorithm import Algorithm
+from jills.hparams import as_columns, cast
 from jills.results import Stop
-from jills.run import as_partial
-from jills.types import Info, Metrics, Problem, State
-
-OnChunk = Callable[[int, np.ndarray, np.ndarray], Any]
-"""`on_chunk(step, loss, stopped)`: steps done, and the loss and whether stopped, each `(H, S)`."""
+from jills.training import chunks
+from jills.training.progress import OnChunk
+from jills.training.run import as_partial
+from jills.types import Info, Member, Metrics, Problem, State
 
 
 class SweepResult(NamedTuple):
@@ -41,11 +40,11 @@ class SweepResult(NamedTuple):
 
 
 def grid(train: Callable[[Any, jax.Array], Any], hparams: Any, keys: jax.Array) -> Any:
-    """`train(hparams, key)` for every set of numbers and every key; pure, and one call to compile.
+    """`train(hparams, key)` for every set of hyperparameters and every key; pure, and one call to compile.
 
     Args:
         train: pure; receives one set of scalars and one key.
-        hparams: a pytree whose leaves are scalars, shared, or `(H,)`, zipped.
+        hparams: a pytree whose leaves are scalars, shared, or `(H,)`, zipped; see `jills.product`.
         keys: `(S,)` keys, or `(S, 2)` of the old kind.
 
     Returns:
@@ -54,7 +53,7 @@ def grid(train: Callable[[Any, jax.Array], Any], hparams: Any, keys: jax.Array) 
     Raises:
         ValueError: leaves of `hparams` of other shapes or of unequal lengths, or no keys.
     """
-    _, columns = _columns(hparams)
+    _, columns = as_columns(hparams)
     return jax.vmap(jax.vmap(train, in_axes=(None, 0)), in_axes=(0, None))(columns, _typed(keys))
 
 
@@ -82,9 +81,9 @@ def sweep(
 
     Args:
         algorithm: of a `build`.
-        hparams: the algorithm's `Hparams`; leaves scalars, shared, or `(H,)`, zipped. Other values
-            do not compile again.
-        problem: `key → (params, batch)`, pure; see `jills.types.Problem`.
+        hparams: the algorithm's `Hparams`; leaves scalars, shared, or `(H,)`, zipped; `jills.product` makes
+            all combinations. Other values do not compile again.
+        problem: `key → Member(params, batch)`, pure; see `jills.types.Problem`.
         keys: `(S,)` keys; members with the same key get the same start and data.
         num_steps: T ≥ 1, for each member.
         chunk_steps: steps between two returns to the host.
@@ -92,8 +91,9 @@ def sweep(
         mesh: devices to share the members out to; None: all local devices.
         stop: when a member stops on its own. The sweep ends early once all have.
         metrics: recorded as `info.metrics` for the parameters each step received, where `problem` returns none.
-        state: of an earlier `SweepResult` of the same algorithm, keys and data, to go on from. A member
-            that had stopped stays so; set its `result` to 0 to let it go on.
+        state: of an earlier `SweepResult` of the same algorithm, keys and data, to go on from, by the rule of
+            `jills.run`: a member that had stopped stays so (set its `result` to 0 to let it go on), unless its
+            rows are others than before.
         batch_size: members at a time on each device; None: 1 on CPUs, all on accelerators.
 
     Returns:
@@ -111,12 +111,13 @@ def sweep(
     ):
         checks.check_count(f"sweep: {name}", value)
     algorithm.check(hparams)
-    num_hparams, columns = _columns(hparams)
     keys = _typed(keys)
+    problem = as_partial(problem)
+    blank = jax.eval_shape(lambda problem, key: _checked_blank(algorithm, Member(*problem(key))), problem, keys[0])
+    num_hparams, columns = as_columns(cast(hparams, blank.loss.dtype))
     shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
-    shared = (as_partial(problem), stop, None if metrics is None else as_partial(metrics))
-    blank = jax.eval_shape(lambda problem, key: algorithm.init(*problem(key)[:2]), shared[0], keys[0])
     _check_memory(blank, shape, num_steps)
+    shared = (problem, cast(stop, blank.loss.dtype), None if metrics is None else as_partial(metrics))
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
     hparam_index, key_index = np.divmod(plan.members, shape[1])
@@ -140,40 +141,9 @@ def sweep(
     return SweepResult(final, info, done, progress.interrupted, compile_seconds, progress.seconds)
 
 
-def progress_bar(num_steps: int, label: str = "", stream=None) -> OnChunk:
-    """An `on_chunk` that keeps one line up to date: share done, median loss, rate and time left.
-
-    The clock starts with the first chunk done, so that compilation does not spoil the rate.
-    """
-    stream = sys.stderr if stream is None else stream
-    first: list[tuple[int, float]] = []
-
-    def show(step: int, loss: np.ndarray, stopped: np.ndarray) -> None:
-        first.append((step, time.perf_counter()))
-        done, elapsed = step - first[0][0], first[-1][1] - first[0][1]
-        finite = loss[np.isfinite(loss)]
-        median = f"{np.median(finite):.3g}" if finite.size else "none finite"
-        bar = "#" * round(20 * step / num_steps)
-        text = f"{label} [{bar:.<20s}] {step}/{num_steps} steps, median loss {median}, {stopped.sum()} stopped"
-        if done:
-            left = elapsed / done * (num_steps - step)
-            text += f", {loss.size * done / elapsed:,.0f} member-steps/s, {left:.0f} s left"
-        print(f"\r{text:<110s}", end="\n" if step >= num_steps else "", file=stream, flush=True)
-
-    return show
-
-
-def _columns(hparams):
-    """Every leaf as `(H,)`, and H."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(hparams)]
-    lengths = {shape[0] for shape in shapes if shape}
-    if any(len(shape) > 1 for shape in shapes) or len(lengths) > 1 or lengths == {0}:
-        raise ValueError(
-            f"the leaves of hparams have shapes {shapes}; each must be a scalar, shared by all, or (H,) with "
-            "one H ≥ 1 for all (they are zipped; for all combinations, lay them out with meshgrid)"
-        )
-    count = lengths.pop() if lengths else 1
-    return count, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count,)), hparams)
+def _checked_blank(algorithm, member):
+    algorithm.check_problem(member.params, member.batch)
+    return algorithm.blank(member.params, member.batch)
 
 
 def _typed(keys):
@@ -205,11 +175,7 @@ def _available_bytes():
     limits = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in limits:
         return jax.local_device_count() * (limits["bytes_limit"] - limits.get("bytes_in_use", 0))
-    try:  # what Linux could free for us; other systems are not asked
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return math.inf
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), math.inf)
+    return psutil.virtual_memory().available
 
 
 def _check_started(state):

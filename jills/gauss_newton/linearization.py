@@ -4,10 +4,10 @@ Notation of `jills.types`, and `θ^l = [W^l; b^l]` as one matrix `(n_(l-1) + 1, 
 counted from zero here. A block is a pair `(first, last)` of layers whose parameters move together;
 those above it are part of the linear map, those below it do not matter.
 
-    dH^l = A^l Δ^l + (dh^(l-1)) W^l,   dh^l = f_l'(H^l) ⊙ dH^l,   u = dh^L        (`push`)
-    s^L = w ⊙ f_L'(H^L),   s^(l-1) = (s^l W^lᵀ) ⊙ f'(H^(l-1))                     (`carry_down`)
+    dH^l = A^l Δ^l + (dh^(l-1)) W^l,   dh^l = f_l'(H^l) ⊙ dH^l,   u = dh^L        (`jvp`)
+    s^L = v ⊙ f_L'(H^L),   s^(l-1) = (s^l W^lᵀ) ⊙ f'(H^(l-1))                     (`backward`)
 
-`A^lᵀ s^l` is the transpose of `push`. With one output the sensitivities `S^l = ∂ h^L / ∂ H^l` are
+`A^lᵀ s^l` is the vector–Jacobian product. With one output the sensitivities `S^l = ∂ h^L / ∂ H^l` are
 worth keeping: then `u = Σ_l rowsum(S^l ⊙ A^l Δ^l)`, about half the arithmetic.
 
 Inside jills' Gauss–Newton every array of a batch is stored features × rows, transposed against the
@@ -21,7 +21,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jills.network import HIGHEST, Network
+from jills.linalg import matmul
+from jills.network import Network
 from jills.types import Layer, Params
 
 Block = tuple[int, int]
@@ -53,11 +54,6 @@ def moved(matrices: Sequence[jax.Array], block: Block, change: Sequence[jax.Arra
     return (*matrices[:first], *new, *matrices[last + 1 :])
 
 
-def times(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The matrix product, in full precision on every device."""
-    return jnp.matmul(a, b, precision=HIGHEST)
-
-
 def with_ones(values: jax.Array) -> jax.Array:
     """`[h; 1]`, `(n_l + 1, n)`."""
     return jnp.concatenate([values, jnp.ones((1, values.shape[1]), values.dtype)])
@@ -79,7 +75,7 @@ def forward(network: Network, matrices: Sequence[jax.Array], start: Pass | jax.A
     values = current
     for layer in range(first, network.num_layers):
         activation = network.activations[layer]
-        total = times(matrices[layer].T, current)
+        total = matmul(matrices[layer].T, current)
         values = activation.forward(total)
         below.append(current)
         slopes.append(activation.derivative(total))
@@ -88,8 +84,8 @@ def forward(network: Network, matrices: Sequence[jax.Array], start: Pass | jax.A
     return Pass(tuple(below), tuple(slopes), values)
 
 
-def push(matrices, below, slopes, block: Block, changes: Sequence[jax.Array]) -> jax.Array:
-    """The change of the prediction, `(k, n)`, for changes `Δ^l` of the block's parameters.
+def jvp(matrices, below, slopes, block: Block, changes: Sequence[jax.Array]) -> jax.Array:
+    """The Jacobian–vector product: the change of the prediction, `(k, n)`, for changes `Δ^l` of the parameters.
 
     Args:
         matrices: `θ^l` of all layers.
@@ -99,34 +95,34 @@ def push(matrices, below, slopes, block: Block, changes: Sequence[jax.Array]) ->
         changes: `Δ^l` of the block's layers.
     """
     first, last = block
-    change = times(changes[0].T, below[0])
+    change = matmul(changes[0].T, below[0])
     for layer in range(first, len(matrices)):
         if layer > first:
-            change = times(matrices[layer][:-1].T, change)
+            change = matmul(matrices[layer][:-1].T, change)
             if layer <= last:
-                change = change + times(changes[layer - first].T, below[layer - first])
+                change = change + matmul(changes[layer - first].T, below[layer - first])
         change = slopes[layer] * change
     return change
 
 
-def carry_down(matrices, slopes, block: Block, weights: jax.Array) -> list[jax.Array]:
-    """`s^l` of the block's layers, each `(n_l, n)`, from weights of the predictions, `(k, n)`."""
+def backward(matrices, slopes, block: Block, cotangents: jax.Array) -> list[jax.Array]:
+    """`s^l` of the block's layers, each `(n_l, n)`, from cotangents of the predictions, `(k, n)`."""
     first, last = block
     found = []
     for layer in reversed(range(first, len(matrices))):
-        weights = weights * slopes[layer]
+        cotangents = cotangents * slopes[layer]
         if layer <= last:
-            found.append(weights)
+            found.append(cotangents)
         if layer > first:
-            weights = times(matrices[layer][:-1], weights)
+            cotangents = matmul(matrices[layer][:-1], cotangents)
     return found[::-1]
 
 
 def sensitivities(matrices, slopes, block: Block) -> list[jax.Array]:
-    """`S^l = ∂ h^L / ∂ H^l` of the block's layers, each `(k, n_l, n)`: one `carry_down` for each output."""
+    """`S^l = ∂ h^L / ∂ H^l` of the block's layers, each `(k, n_l, n)`: one `backward` for each output."""
     k, n = slopes[-1].shape
     each = jnp.broadcast_to(jnp.eye(k, dtype=slopes[-1].dtype)[:, :, None], (k, k, n))
-    return jax.vmap(lambda weights: carry_down(matrices, slopes, block, weights))(each)
+    return jax.vmap(lambda cotangents: backward(matrices, slopes, block, cotangents))(each)
 
 
 def jacobian(below: Sequence[jax.Array], sensitivity: Sequence[jax.Array]) -> jax.Array:

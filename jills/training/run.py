@@ -1,4 +1,4 @@
-"""One algorithm, one set of numbers, T steps, as one scan."""
+"""One network, T steps, as one scan."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,8 @@ from jax import lax
 from jax.tree_util import Partial
 
 from jills import checks, results
-from jills.algorithm import Algorithm, cast, prepare
+from jills.algorithm import Algorithm
+from jills.hparams import cast
 from jills.results import Stop
 from jills.types import Batch, Info, Metrics, Params, State
 
@@ -32,7 +33,9 @@ def run(
     Args:
         algorithm: of a `build`.
         hparams: the algorithm's `Hparams`, scalars.
-        params: where to start, or the `State` of an earlier run to go on from.
+        params: where to start, or the `State` of an earlier run to go on from. A state that had stopped stays so
+            (set its `result` to 0 to let it go on), unless the rows are others than it was taken on: then
+            `best_*` and `result` start anew.
         batch: inputs `(n, d)`, targets `(n, k)`, weights `(n,)` or None.
         num_steps: T ≥ 1.
         stop: when to stop on its own; from then on the state stays as it is.
@@ -50,7 +53,10 @@ def run(
     start = params.params if isinstance(params, State) else params
     algorithm.check_problem(start, batch)
     if isinstance(params, State):
-        checks.check_state(params, jax.eval_shape(algorithm.unchecked_init, start, batch), ())
+        expected = jax.eval_shape(algorithm.blank, start, batch)
+        # Those of other rows are found anew.
+        checks.check_state(params._replace(activations=()), expected._replace(activations=()), ())
+    hparams, stop = cast((hparams, stop), jnp.asarray(start[0].weight).dtype)
     shared = None if metrics is None else as_partial(metrics)
     return _run(algorithm, num_steps, hparams, params, batch, stop, shared)
 
@@ -62,16 +68,13 @@ def as_partial(function: Callable) -> Partial:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _run(algorithm, num_steps, hparams, start, batch, stop, metrics):
-    # A state to go on from may have been taken on another batch.
-    state = (algorithm.observe if isinstance(start, State) else algorithm.unchecked_init)(start, batch)
-    remaining = jnp.asarray(num_steps, jnp.int32)
-    return scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining)
+    state = start if isinstance(start, State) else algorithm.blank(start, batch)
+    state, batch = algorithm.resume(state, batch)
+    return scan(algorithm, num_steps, hparams, state, batch, stop, metrics, jnp.asarray(num_steps, jnp.int32))
 
 
 def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining) -> tuple[State, Info]:
-    """`num_steps` steps, of which only the first `remaining`, `()` int32, are taken."""
-    batch = prepare(batch, state.params)
-    hparams, stop = cast(hparams, state.params), cast(stop, state.params)
+    """`num_steps` steps on a prepared batch, of which only the first `remaining`, `()` int32, are taken."""
 
     def body(state, index):
         values = () if metrics is None else metrics(state.params)
@@ -80,17 +83,16 @@ def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining) 
         return state, info._replace(metrics=values)
 
     def advance(state):
-        state, info = algorithm.step(hparams, state, batch)
+        state, info = algorithm.advance(hparams, state, batch)
         return state._replace(result=algorithm.ended(info, results.code(state.loss, info, stop))), info
 
     def hold(state):
         finite = state.result != results.NON_FINITE
-        detail = jax.tree.map(partial(_like_detail, dtype=state.loss.dtype), algorithm.blank_detail)
+        detail = jax.tree.map(partial(_blank, dtype=state.loss.dtype), algorithm.blank_detail)
         return state, Info(state.loss, jnp.zeros_like(state.loss), finite, detail)
 
     return lax.scan(body, state, jnp.arange(num_steps, dtype=jnp.int32))
 
 
-def _like_detail(number, dtype):
-    # A member that stands still has no residual, condition or gradient to tell of.
-    return jnp.asarray(jnp.nan, dtype) if isinstance(number, float) else jnp.asarray(number, jnp.int32)
+def _blank(number, dtype):
+    return jnp.asarray(number, dtype if isinstance(number, float) else jnp.int32)

@@ -1,6 +1,6 @@
 """How a sweep runs: its members laid out on cores and devices, and driven chunk by chunk.
 
-Private to `jills.sweep`. Everything here has the members on one flat axis `[M]`.
+Private to `sweep`. Everything here has the members on one flat axis `[M]`.
 """
 
 import math
@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -19,8 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from jills import results
 from jills.algorithm import Algorithm
-from jills.run import scan
-from jills.types import Info, State
+from jills.training.run import scan
+from jills.types import Info, Member, State
 
 
 class Plan(NamedTuple):
@@ -45,7 +46,7 @@ def make_plan(count: int, mesh: Mesh | None, batch_size: int | None) -> Plan:
     if mesh is not None:  # one of explicit axes would ask for arrays that are sharded already
         mesh = Mesh(mesh.devices.ravel(), ("members",), axis_types=(AxisType.Auto,))
     on_cpu = (jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]).platform == "cpu"
-    workers = min(count, _cores()) if on_cpu and mesh is None else 1
+    workers = min(count, num_cores()) if on_cpu and mesh is None else 1
     shares = 1 if mesh is None else mesh.size
     block = math.ceil(count / (workers * shares)) * shares
     # Neighbours go to different workers: those of one learning rate tend to stop together.
@@ -55,7 +56,8 @@ def make_plan(count: int, mesh: Mesh | None, batch_size: int | None) -> Plan:
     return Plan(members, count, mesh, min(batch_size, block // shares))
 
 
-def _cores():
+def num_cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -65,9 +67,12 @@ def _chunk(algorithm, chunk_steps, batch_size, mesh, shared, members, state, fre
 
     def one(shared, fresh, remaining, member):
         (problem, stop, metrics), (hparams, key, state) = shared, member
-        params, batch, *own = problem(key)
-        metrics = own[0] if own else metrics
-        state = lax.cond(fresh, lambda: algorithm.unchecked_init(params, batch), lambda: state)
+        params, batch, own = Member(*problem(key))
+        # A blank state has not seen these rows: `resume` makes it a start.
+        blank = algorithm.blank(params, batch)
+        state = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), blank, state)
+        state, batch = algorithm.resume(state, batch)
+        metrics = metrics if own is None else own
         return scan(algorithm, chunk_steps, hparams, state, batch, stop, metrics, remaining)
 
     def block(shared, fresh, remaining, members):

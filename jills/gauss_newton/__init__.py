@@ -1,0 +1,131 @@
+"""Layerwise Gauss–Newton: one damped linear least-squares problem per layer, then one for all layers.
+
+Where ILLS asks what a layer's input should have been, this asks what its parameters should do to the
+output. It needs no inverse, so ReLU, any depth and any loss with a curvature work; it uses
+sensitivities, so it is not free of backpropagation. A step visits blocks of layers, by default the
+layers from the top down and then all of them together. For a block with parameters θ:
+
+    u_n(Δ) = (∂ h^L_n / ∂ θ) Δ                                    the network linearised in the block
+    g = ∂ loss / ∂ θ,  G = Σ_n ω_n (∂h^L_n/∂θ)ᵀ Λ_n (∂h^L_n/∂θ)   ω_n = w_n / Σ w,  Λ = ∂² loss / ∂ h²
+    (G + δI + λDI) Δ = −(g + δθ)                                  δ: weight_decay,  D = tr(G) / p + δ
+    keep the first of θ + Δ, θ + Δ/4, … whose objective,  loss + ½ δ ‖all parameters‖²,  is finite and lower
+    λ follows the gain: actual over predicted decrease, of the undamped model
+
+Since a block is kept only if the objective falls, it never rises as long as the batch stays the same.
+Going from the top down leaves the activations below a block as they are, so each trial costs the
+layers from the block upwards only. The layers one by one are fast at first, all together at the end.
+From five layers on a step takes fewer blocks, so that neither its arithmetic nor its graph grows with the square of
+the depth; `default_blocks` tells which. Steps on minibatches are another class, see `build`.
+
+Three ways to solve, chosen by size (`Automatic`; `linear_solver=` takes another choice):
+
+* an output layer with the identity and squared error is exactly quadratic: solved undamped but for
+  `λ = ε`, by conjugate gradients to rounding (with weight decay or not): its least squares;
+* a block of up to 100 parameters: its Gram matrix, by Cholesky, or its rows by one of `jills.solvers`;
+* any other: conjugate gradients on `G` as a product, with a Kronecker preconditioner. Preconditioner
+  and D are taken once a step, before the first such block, for the sake of time; the gradient and the products
+  are always those of the present parameters. The block of all layers starts from the direction
+  that the step before took.
+
+Inside the solves of the first layer the inputs are centred and scaled (`coordinates`):
+a damping of `I` could not hold inputs of 1e6 and of 1 together. λ and D mean those coordinates.
+
+References: Levenberg 1944; Marquardt 1963; Nielsen 1999 (damping); Martens & Grosse 2015
+(arXiv 1503.05671, preconditioner); Schraudolph 2002 (products with Gauss–Newton matrices).
+
+The modules of this package are private; what is public stands here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from jills import losses
+from jills.gauss_newton.blocks import checked, default_blocks, one_by_one, together
+from jills.gauss_newton.dense import Dense
+from jills.gauss_newton.full_batch import Detail, FullBatch, Hparams
+from jills.gauss_newton.linearization import Block
+from jills.gauss_newton.minibatch import Minibatch, MinibatchHparams, heavy_ball, minibatch_hparams
+from jills.gauss_newton.solve import Automatic, LinearSolver, as_automatic
+from jills.network import Network
+
+
+def build(
+    network: Network,
+    loss: losses.Loss = losses.squared_error,
+    linear_solver: LinearSolver = Automatic(),
+    *,
+    full_batch: bool = True,
+    blocks: tuple[Block, ...] | None = None,
+    optimizer: Callable[[Any], optax.GradientTransformation] | None = None,
+    defaults: Any = None,
+) -> FullBatch | Minibatch:
+    """Layerwise Gauss–Newton for a network.
+
+    Args:
+        network: any activations, any depth.
+        loss: any with gradient and curvature.
+        linear_solver: `Automatic()` chooses by size. `Dense()`, one of `jills.solvers` (on the rows themselves;
+            squared error only, other losses take the Gram matrix all the same) or `jills.ConjugateGradients(…)`:
+            for every block, whatever its size.
+        full_batch: False where steps receive different batches. All layers are then one block, with the
+            hyperparameters `MinibatchHparams`; `minibatch_hparams` gives some to start with.
+        blocks: full batch only: pairs `(first, last)` of layers, counted from zero, solved in this order in each
+            step; see `one_by_one`, `together` and `default_blocks`, which None stands for.
+        optimizer: minibatches only: `hparams → optax.GradientTransformation`, which receives the direction −Δ in
+            place of a gradient. None: `heavy_ball`. Define it at module level: two builds with one function are
+            equal and share what is compiled.
+        defaults: minibatches only: the hparams that `optimizer` takes, a NamedTuple with `weight_decay`, `damping`
+            and whatever else it needs.
+
+    Raises:
+        ValueError: an option that does not apply, blocks that are not runs of layers of the network, a linear
+            solver of another kind, or defaults without `weight_decay` and `damping`.
+
+    A rate that falls to zero in 1000 steps, for example::
+
+        def falling(hparams):
+            schedule = optax.linear_schedule(hparams.learning_rate, 0.0, 1000)
+            return optax.sgd(schedule, hparams.momentum)
+
+        algorithm = jills.gauss_newton.build(network, full_batch=False, optimizer=falling)
+    """
+    solver = as_automatic(linear_solver)
+    if full_batch:
+        _refuse("full_batch=True", optimizer=optimizer, defaults=defaults)
+        blocks = default_blocks(network, loss) if blocks is None else checked(blocks, network)
+        return FullBatch(network=network, loss=loss, blocks=blocks, linear_solver=solver)
+    _refuse("full_batch=False", blocks=blocks)
+    defaults = MinibatchHparams() if defaults is None else defaults
+    if not all(hasattr(defaults, name) for name in ("weight_decay", "damping")):
+        raise ValueError(f"gauss_newton: defaults are {defaults}, but must have weight_decay and damping among them")
+    optimizer = heavy_ball if optimizer is None else optimizer
+    return Minibatch(network=network, loss=loss, linear_solver=solver, optimizer=optimizer, defaults=defaults)
+
+
+def _refuse(choice, **given):
+    """Options that the other kind of step has."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"gauss_newton: {name} does not apply with {choice}; leave it out")
+
+
+for _public in (Hparams, MinibatchHparams):
+    _public.__module__ = __name__  # where messages and pickles look for them
+
+__all__ = [
+    "Automatic",
+    "Dense",
+    "Detail",
+    "FullBatch",
+    "Hparams",
+    "Minibatch",
+    "MinibatchHparams",
+    "build",
+    "default_blocks",
+    "heavy_ball",
+    "minibatch_hparams",
+    "one_by_one",
+    "together",
+]

@@ -1,0 +1,134 @@
+"""Gauss–Newton on a full batch: blocks from the top down, each with a line search and its own damping."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jills import results
+from jills.algorithm import Algorithm
+from jills.gauss_newton import iterative, linearization
+from jills.gauss_newton.damping import LARGEST_DAMPING, Damping, follow, undisturbed
+from jills.gauss_newton.line_search import Position, backtrack
+from jills.gauss_newton.linearization import Block
+from jills.gauss_newton.model import Model, Objective
+from jills.gauss_newton.solve import Automatic, propose
+from jills.hparams import Limit, by_keyword
+from jills.linalg import add
+from jills.types import Batch, Info, Params, State
+
+
+@by_keyword
+class Hparams(NamedTuple):
+    """The hyperparameters of layerwise Gauss–Newton on a full batch, by keyword; scalars, or `(H,)` in a sweep."""
+
+    weight_decay: float | jax.Array = 0.0  # δ, absolute: the objective is loss + ½ δ ‖θ‖²
+    damping: float | jax.Array = 1e-2  # λ at the start
+
+    limits = {"weight_decay": Limit(0.0, math.inf), "damping": Limit(0.0, math.inf, open_low=True)}
+    elsewhere = (
+        "a full-batch step finds its length itself; on minibatches (full_batch=False) learning_rate and momentum are "
+        "those of gauss_newton.MinibatchHparams"
+    )
+
+
+class Detail(NamedTuple):
+    """The signs of health of a Gauss–Newton step; its defaults stand for a member that has stopped."""
+
+    gradient_norm: float | jax.Array = math.nan  # () of loss plus decay, at the parameters received
+    objective: float | jax.Array = math.nan  # () loss + ½ δ ‖θ‖², of the parameters received
+    damping: float | jax.Array = math.nan  # () the largest λ of all blocks, in this step
+    accepted: int | jax.Array = 0  # () int32, blocks whose step was kept
+    products: int | jax.Array = 0  # () int32, conjugate-gradient products in all blocks
+
+
+class Inner(NamedTuple):
+    """What is kept between steps."""
+
+    damping: Damping  # of each block
+    last_change: Any  # of all layers at once, like params; () where no block holds them all
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullBatch(Algorithm):
+    """The algorithm for steps on one batch; make it with `build`."""
+
+    blocks: tuple[Block, ...]
+    linear_solver: Automatic
+
+    defaults: ClassVar = Hparams()
+    blank_detail: ClassVar = Detail()
+    tells_loss: ClassVar = True
+
+    def start(self, params: Params) -> Inner:
+        """Damping at its start, for every block."""
+        zeros = jax.tree.map(jnp.zeros_like, params) if self._ends_with_all_layers else ()
+        return Inner(undisturbed(len(self.blocks), params[0].weight.dtype), zeros)
+
+    @property
+    def _ends_with_all_layers(self):
+        return self.blocks[-1] == (0, self.network.num_layers - 1)
+
+    def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[State, Detail]:
+        """Every block in turn; the line searches know the loss of the new parameters already."""
+        objective = Objective.of(self.network, self.loss, batch, hparams.weight_decay)
+        matrices = linearization.stack(state.params)
+        current = objective.forward(matrices)
+        start = position = Position(matrices, current, state.loss, state.loss + objective.penalty(matrices))
+        lambdas, last_change = hparams.damping * state.inner.damping.factor, state.inner.last_change
+        curvatures, proposals, shares, gains = None, [], [], []
+        for index, block in enumerate(self.blocks):
+            if self.linear_solver.takes_curvatures(objective, block) and curvatures is None:
+                curvatures = self._curvatures(objective, position, lambdas)
+            warm = self._warm(objective, index)
+            guess = list(linearization.stack(last_change)) if warm else None
+            model = Model.of(objective, block, position.matrices, position.current)
+            proposal = propose(self.linear_solver, model, lambdas[index], curvatures, guess)
+            share, new = backtrack(objective, block, position, proposal.change)
+            if warm:
+                last_change = linearization.split(
+                    [jnp.where(share > 0, part, jnp.zeros_like(part)) for part in proposal.change]
+                )
+            proposals.append(proposal)
+            shares.append(share)
+            promised = jnp.where(proposal.decrease > 0, proposal.decrease, 1.0)
+            gains.append((position.value - new.value) / promised)
+            position = new
+        share, gain = jnp.stack(shares), jnp.stack(gains)
+        # A block that is solved exactly has no use for λ.
+        free = np.array([not objective.is_quadratic(block) for block in self.blocks])
+        inner = Inner(follow(state.inner.damping, free, share, gain, hparams.damping), last_change)
+        detail = Detail(
+            gradient_norm=objective.gradient_norm(start.matrices, start.current),
+            objective=start.value,
+            damping=jnp.max(lambdas),
+            accepted=jnp.sum(share > 0, dtype=jnp.int32),  # a sum of int32 is int64 where 64 bits are on
+            products=add([proposal.products for proposal in proposals]),
+        )
+        return state._replace(params=linearization.split(position.matrices), inner=inner, loss=position.loss), detail
+
+    def _warm(self, objective, index):
+        """Whether a block's conjugate gradients start from the last step's direction: that of all layers, the last."""
+        last = index == len(self.blocks) - 1
+        return last and self._ends_with_all_layers and not self.linear_solver.is_dense(objective, self.blocks[index])
+
+    def _curvatures(self, objective, position, lambdas):
+        """Of all layers that conjugate gradients change in this step, each for λ of its last such block."""
+        chosen = {}
+        for index, (first, last) in enumerate(self.blocks):
+            if self.linear_solver.takes_curvatures(objective, (first, last)):
+                chosen |= dict.fromkeys(range(first, last + 1), lambdas[index])
+        block = (min(chosen), max(chosen))
+        wanted = [chosen.get(layer, lambdas[-1]) for layer in range(block[0], block[1] + 1)]
+        return iterative.curvatures(objective, block, position.matrices, position.current, wanted)
+
+    def ended(self, info: Info, code: jax.Array) -> jax.Array:
+        """Also where no block can be lowered at the largest damping; and a rejected step has not settled."""
+        rejected = info.detail.accepted == 0
+        stuck = rejected & (info.detail.damping >= LARGEST_DAMPING)
+        running = jnp.full_like(code, results.RUNNING)
+        code = jnp.where((code == results.SETTLED) & rejected, running, code)
+        return jnp.where((code == running) & stuck, jnp.full_like(code, results.AT_MINIMUM), code)

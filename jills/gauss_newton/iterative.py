@@ -1,0 +1,125 @@
+"""Blocks of any size: conjugate gradients on the model's products, with a Kronecker preconditioner."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jills.conjugate_gradients import ConjugateGradients
+from jills.gauss_newton import kronecker
+from jills.gauss_newton.block import LinearBlock
+from jills.gauss_newton.kronecker import Preconditioner
+from jills.gauss_newton.linearization import Block, Pass
+from jills.gauss_newton.model import Model, Objective, one_sensitivity, roots_of
+from jills.linalg import Vector, add, dot
+from jills.network import Network
+from jills.types import Batch
+
+
+class Curvature(NamedTuple):
+    """What the solves of a step share of a layer's Gauss–Newton matrix."""
+
+    preconditioner: Preconditioner
+    trace: jax.Array  # () of the matrix; scales the damping
+
+
+def blank_curvatures(network: Network, dtype) -> dict[int, Curvature]:
+    """The curvature of every layer, by its number, before anything is known of it."""
+
+    def blank(below, above):
+        squares = (jnp.zeros((size, size), dtype) for size in (below + 1, above))
+        return Curvature(Preconditioner(*squares), jnp.zeros((), dtype))
+
+    return {layer: blank(*widths) for layer, widths in enumerate(pairwise(network.sizes))}
+
+
+def curvatures(
+    objective: Objective, block: Block, matrices: Sequence[jax.Array], current: Pass, dampings: Sequence[jax.Array]
+) -> dict[int, Curvature]:
+    """The curvature of each layer of a block for its damping `λ`, by the number of the layer."""
+    linear = objective.linearize(block, matrices, current)
+    sensitivity = one_sensitivity(linear)
+    roots = None if sensitivity is None else roots_of(objective, linear, sensitivity)
+    return _curvatures(objective, linear, roots, dampings)
+
+
+def _curvatures(objective, linear, roots, dampings):
+    layers = _factors(objective, linear, roots)
+    tiny = float(jnp.finfo(objective.decay.dtype).tiny) ** 0.5
+    size = sum(matrix.size for matrix in linear.params)
+    mean = add([layer.trace for layer in layers]) / size + objective.decay
+    shifts = [damping * mean + objective.decay + tiny for damping in dampings]
+    pairs = zip(kronecker.preconditioners(layers, shifts), layers, strict=True)
+    return {linear.block[0] + i: Curvature(one, layer.trace) for i, (one, layer) in enumerate(pairs)}
+
+
+def _factors(objective: Objective, linear: LinearBlock, roots):
+    """The Kronecker factors of every layer of the block, from some of the rows where there are many."""
+    k, n = linear.current.prediction.shape
+    few = kronecker.rows_for_g(n, k)
+    part, current = objective, linear.current
+    if few is not None:
+        batch = Batch(objective.batch.inputs[few], objective.batch.targets[few])
+        part = objective._replace(batch=batch, weights=objective.weights[few])
+        current = jax.tree.map(lambda leaf: leaf[:, few], current)
+    if roots is not None:
+        sensitivity = [_columns(root, few)[None] for root in roots]
+        curved = sensitivity
+    else:
+        sensitivity = linear._replace(current=current).sensitivities()
+        curved = [part.curve_all(current.prediction, one) for one in sensitivity]
+    found = []
+    for below, one, other in zip(linear.below, sensitivity, curved, strict=True):
+        many = kronecker.rows_for_a(n, below.shape[0])
+        weights = objective.weights if many is None else objective.weights[many]
+        found.append(kronecker.factors(_columns(below, many), weights, _columns(below, few), one, other, part.weights))
+    return found
+
+
+def _columns(array, which):
+    return array if which is None else array[:, which]
+
+
+def solve(
+    method: ConjugateGradients,
+    model: Model,
+    damping: jax.Array,
+    known: dict[int, Curvature] | None,
+    guess: Vector | None,
+) -> tuple[Vector, jax.Array, jax.Array]:
+    """Δ', the decrease of the undamped model, `()`, and the products taken, `()` int32.
+
+    Args:
+        method: when to end.
+        model: of a block.
+        damping: λ, `()`.
+        known: curvatures of the block's layers, perhaps of slightly older parameters; None: taken here.
+        guess: a change Δ to start from.
+    """
+    linear, decay, roots = model.linear, model.objective.decay, model.roots()
+    if model.is_quadratic:
+        # Its factors are exact up to rounding, and a few products reach it. Where units are collinear or dead
+        # the Gram matrix holds only rounding: without a floor parameters of 1e14 come of it.
+        eps = float(jnp.finfo(decay.dtype).eps)
+        method, damping, known = ConjugateGradients(12, 1e3 * eps), jnp.full_like(decay, eps), None
+    if known is None:
+        known = _curvatures(model.objective, linear, roots, [damping] * len(model.gradient))
+    own = [known[layer] for layer in range(linear.block[0], linear.block[1] + 1)]
+    shift = damping * (add([one.trace for one in own]) / model.num_params + decay)
+    penalty = model.penalty()
+
+    def precondition(residual):
+        return [one.preconditioner(part) for one, part in zip(own, residual, strict=True)]
+
+    found = method.solve(
+        lambda change: model.product(change, shift, roots, penalty),
+        [-part for part in model.gradient],
+        precondition,
+        None if guess is None else linear.from_params(guess),
+    )
+    # Of the undamped model, −gᵀx − ½ xᵀGx, where (G + shift) x = −g − r.
+    squares = shift * dot(found.x, found.x)
+    decrease = 0.5 * (dot(found.residual, found.x) - dot(model.gradient, found.x) + squares)
+    return found.x, decrease, found.steps

@@ -1,0 +1,160 @@
+"""Gauss–Newton on minibatches: one block of all layers, its direction followed by any Optax optimizer.
+
+    Δ = −(G + δI + λDI)⁻¹ (g + δθ)                       by conjugate gradients, from this batch
+    change, optimizer ← optimizer(−Δ, optimizer)         −Δ in place of a gradient: rate, momentum, schedules
+    θ ← θ + change                                       if that does not raise the loss of this batch
+
+The gain on the batch that a step was made for says little about others, so λ does not follow it: λ stays at `damping`,
+except that a step which raises the objective of its own batch is not taken and makes λ larger for a while. Such a step
+also brings the optimizer's momentum back to its start; counts, on which schedules run, go on.
+Preconditioner and D serve `RENEWAL` steps, or until one is not taken.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jills.algorithm import Algorithm, in_dtype
+from jills.gauss_newton import iterative, linearization
+from jills.gauss_newton.damping import Damping, back_off, undisturbed
+from jills.gauss_newton.full_batch import Detail
+from jills.gauss_newton.linearization import Block
+from jills.gauss_newton.model import Model, Objective
+from jills.gauss_newton.solve import Automatic, propose
+from jills.hparams import Limit, by_keyword
+from jills.network import Network
+from jills.types import Batch, Params, State
+
+RENEWAL = 5
+
+
+@by_keyword
+class MinibatchHparams(NamedTuple):
+    """The hyperparameters of Gauss–Newton on minibatches, by keyword; scalars, or `(H,)` in a sweep."""
+
+    weight_decay: float | jax.Array = 0.0  # δ, absolute: the objective is loss + ½ δ ‖θ‖²
+    damping: float | jax.Array = 1e-2  # λ, the least
+    learning_rate: float | jax.Array = 1.0  # of `heavy_ball`
+    momentum: float | jax.Array = 0.0  # of `heavy_ball`, in [0, 1)
+
+    limits = {
+        "weight_decay": Limit(0.0, math.inf),
+        "damping": Limit(0.0, math.inf, open_low=True),
+        "learning_rate": Limit(0.0, math.inf, open_low=True),
+        "momentum": Limit(0.0, 1.0, open_high=True),
+    }
+    elsewhere = "for a rate that falls give build an Optax schedule by optimizer="
+
+
+def heavy_ball(hparams: MinibatchHparams) -> optax.GradientTransformation:
+    """`optax.sgd`: `v ← momentum v − Δ`, `change = −learning_rate v`."""
+    return optax.sgd(hparams.learning_rate, hparams.momentum)
+
+
+def minibatch_hparams(network: Network, num_rows: int) -> MinibatchHparams:
+    """Hyperparameters to start with on minibatches of about `num_rows` rows; change them with `_replace`.
+
+    Rate and momentum are 0.5. λ is 0.03 where a minibatch has at least half as many residuals (rows times
+    outputs) as the network has parameters. Where it has fewer, as with images, it leaves most directions
+    undetermined, and λ is 10: with 0.03 the training loss falls as fast, but weights of inputs that are rarely
+    lit grow large, at the cost of test accuracy. Batches of about 2000 rows and
+    `ConjugateGradients(max_steps=3)` go with them.
+
+    Raises:
+        ValueError: `num_rows` is below 1.
+    """
+    if num_rows < 1:
+        raise ValueError(f"minibatch_hparams: num_rows is {num_rows}, but must be at least 1")
+    scarce = 2 * num_rows * network.sizes[-1] < network.num_params
+    return MinibatchHparams(damping=10.0 if scarce else 0.03, learning_rate=0.5, momentum=0.5)
+
+
+class Inner(NamedTuple):
+    """What is kept between steps."""
+
+    damping: Damping  # of the one block
+    optimizer: Any  # Optax's state
+    curvatures: dict[int, iterative.Curvature]  # of each layer, by its number
+    left: jax.Array  # () int32, steps that they still serve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minibatch(Algorithm):
+    """The algorithm for steps on changing batches; make it with `build(…, full_batch=False)`."""
+
+    linear_solver: Automatic
+    optimizer: Callable[[Any], optax.GradientTransformation] = heavy_ball
+    defaults: Any = MinibatchHparams()
+    full_batch: bool = False
+
+    blank_detail: ClassVar = Detail()
+
+    @property
+    def block(self) -> Block:
+        """All layers."""
+        return (0, self.network.num_layers - 1)
+
+    def start(self, params: Params) -> Inner:
+        """Damping and optimizer at their start; nothing is known of the curvature."""
+        dtype = params[0].weight.dtype
+        curvatures = iterative.blank_curvatures(self.network, dtype)
+        return Inner(undisturbed(1, dtype), self._start_of_optimizer(params), curvatures, jnp.zeros((), jnp.int32))
+
+    def _start_of_optimizer(self, params):
+        return in_dtype(self.optimizer(self.defaults).init(params), params[0].weight.dtype)
+
+    def update(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Detail]:
+        """One step from the direction of this batch."""
+        objective = Objective.of(self.network, self.loss, batch, hparams.weight_decay)
+        matrices = linearization.stack(state.params)
+        current = objective.forward(matrices)
+        value = objective.loss_of(current.prediction) + objective.penalty(matrices)
+        damping = hparams.damping * state.inner.damping.factor[0]
+        curvatures = self._curvatures(objective, matrices, current, damping, state.inner)
+        model = Model.of(objective, self.block, matrices, current)
+        proposal = propose(self.linear_solver, model, damping, curvatures)
+        change, optimizer = self._follow(hparams, state, linearization.split(proposal.change))
+        moved = jax.tree.map(jnp.add, state.params, change)
+        new = linearization.stack(moved)
+        after = objective.loss_of(objective.forward(new).prediction) + objective.penalty(new)
+        # A step that does not even lower the objective of its own batch is not taken.
+        kept = jnp.isfinite(after) & (after <= value)
+        start = self._start_of_optimizer(state.params)
+        inner = Inner(
+            back_off(state.inner.damping, kept),
+            jax.tree.map(partial(_or_start, kept), optimizer, start),
+            curvatures,
+            jnp.where(kept, (state.inner.left - 1) % RENEWAL, 0),
+        )
+        params = jax.tree.map(lambda new, old: jnp.where(kept, new, old), moved, state.params)
+        gradient_norm = objective.gradient_norm(matrices, current)
+        detail = Detail(gradient_norm, value, damping, kept.astype(jnp.int32), proposal.products)
+        return state._replace(params=params, inner=inner), detail
+
+    def _curvatures(self, objective, matrices, current, damping, inner):
+        """Those of earlier steps, as long as they serve."""
+        if not self.linear_solver.takes_curvatures(objective, self.block):
+            return inner.curvatures
+        dampings = [damping] * self.network.num_layers
+        take = lambda: iterative.curvatures(objective, self.block, matrices, current, dampings)  # noqa: E731
+        return lax.cond(inner.left == 0, take, lambda: inner.curvatures)
+
+    def _follow(self, hparams, state, direction):
+        """The optimizer's change of the parameters, and its state."""
+        downhill = jax.tree.map(jnp.negative, direction)
+        # Optax multiplies integer counts with rates, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            change, optimizer = self.optimizer(hparams).update(downhill, state.inner.optimizer, state.params)
+        return in_dtype((change, optimizer), state.loss.dtype)
+
+
+def _or_start(kept, new, start):
+    """After a step not taken numbers of the optimizer's state, such as momentum, return to their start."""
+    return jnp.where(kept, new, start) if jnp.issubdtype(new.dtype, jnp.floating) else new

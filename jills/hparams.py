@@ -1,0 +1,102 @@
+"""Hyperparameters: every algorithm has a NamedTuple of numbers, its `Hparams`; a sweep varies them.
+
+A leaf is a scalar, shared by all members, or `(H,)`. Leaves of a sweep are zipped; `product` makes all
+combinations of lists.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Kind = TypeVar("Kind", bound=type)
+Hparams = TypeVar("Hparams", bound=tuple)
+
+
+class Limit(NamedTuple):
+    """The interval that a hyperparameter must lie in."""
+
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        """Which values lie inside; a NaN does not."""
+        above = values > self.low if self.open_low else values >= self.low
+        below = values < self.high if self.open_high else values <= self.high
+        return above & below
+
+    def __str__(self):
+        left = "(" if self.open_low else "["
+        right = ")" if self.open_high or np.isinf(self.high) else "]"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
+def by_keyword(kind: Kind) -> Kind:
+    """Makes a NamedTuple refuse hyperparameters by position, and names that it does not have.
+
+    For algorithms whose first hyperparameter is not the learning rate that others have in that place. (All fields
+    by position are let through: this is how pytrees and pickle build a tuple.)
+    """
+    make: Any = kind.__new__
+
+    def __new__(cls, *values, **named):
+        wrong = set(named) - set(cls._fields)
+        if wrong or 0 < len(values) < len(cls._fields):
+            given = ", ".join([*map(repr, values), *(f"{name}={value!r}" for name, value in named.items())])
+            raise TypeError(
+                f"{cls.__module__}.{cls.__qualname__}({given}): its hyperparameters are {', '.join(cls._fields)}, "
+                f"each given by keyword; {cls.elsewhere}"
+            )
+        return make(cls, *values, **named)
+
+    kind.__new__ = __new__
+    return kind
+
+
+def product(kind: Callable[..., Hparams], **axes: Any) -> Hparams:
+    """All combinations of lists of hyperparameters, for a sweep: leaves `(H,)`, the last field varies fastest.
+
+    Args:
+        kind: an `Hparams`, such as `jills.adam.Hparams`.
+        axes: a number or a list for each field to set; others keep their default.
+
+    Raises:
+        ValueError: a list that is empty or nested.
+
+    Six pairs, for example::
+
+        jills.product(jills.ills.Hparams, learning_rate=[0.1, 0.3, 1.0], ridge=[0.0, 1e-3])
+    """
+    fields = kind(**axes)._asdict()
+    columns = {name: np.atleast_1d(np.asarray(value, float)) for name, value in fields.items()}
+    for name, column in columns.items():
+        if column.ndim > 1 or column.size == 0:
+            raise ValueError(f"product: {name} is {fields[name]}, but must be a number or a list of numbers")
+    every = np.meshgrid(*columns.values(), indexing="ij")
+    return kind(*(each.ravel() for each in every))
+
+
+def as_columns(hparams: Hparams) -> tuple[int, Hparams]:
+    """H, and every leaf as `(H,)`.
+
+    Raises:
+        ValueError: leaves that are neither scalars nor `(H,)` with one H for all.
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(hparams)]
+    lengths = {shape[0] for shape in shapes if shape}
+    if any(len(shape) > 1 for shape in shapes) or len(lengths) > 1 or lengths == {0}:
+        raise ValueError(
+            f"the leaves of hparams have shapes {shapes}; each must be a scalar, shared by all, or (H,) with "
+            "one H ≥ 1 for all (they are zipped; jills.product makes all combinations)"
+        )
+    count = lengths.pop() if lengths else 1
+    return count, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count,)), hparams)
+
+
+def cast(numbers: Any, dtype: Any) -> Any:
+    """Every leaf as an array of a dtype."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), numbers)

@@ -1,0 +1,145 @@
+"""The ground floor of linear algebra: full-precision products, vectors in several arrays, one batched Cholesky.
+
+LAPACK calls see one batch axis, however deep the `vmap`s around them: looped over on the CPU, one batched call
+elsewhere (`fold_batches`).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.linalg import cho_solve
+
+HIGHEST = lax.Precision.HIGHEST  # TF32 and bfloat16 products would ruin a least-squares solve
+
+Vector = list[jax.Array]
+"""A vector in several arrays: for a network, one matrix `(fan_in + 1, fan_out)` per layer."""
+
+
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`a b`, in full precision on every device."""
+    return jnp.matmul(a, b, precision=HIGHEST)
+
+
+def dot(x: Vector, y: Vector) -> jax.Array:
+    """`xᵀy`, `()`."""
+    # Dot products, not sums of products: XLA makes three kernels of each of those.
+    return add([jnp.vdot(a, b, precision=HIGHEST) for a, b in zip(x, y, strict=True)])
+
+
+def add(arrays: Sequence[jax.Array]) -> jax.Array:
+    """The sum of arrays of one shape."""
+    return reduce(jnp.add, arrays)
+
+
+def flatten(vector: Vector) -> jax.Array:
+    """All entries in one array, `(p,)`."""
+    return jnp.concatenate([part.ravel() for part in vector])
+
+
+def unflatten(flat: jax.Array, like: Vector) -> Vector:
+    """The inverse of `flatten`, in the shapes of another vector."""
+    ends = np.cumsum([part.size for part in like])[:-1]
+    return [piece.reshape(part.shape) for piece, part in zip(jnp.split(flat, ends), like, strict=True)]
+
+
+def identity_like(matrix: jax.Array) -> jax.Array:
+    """The identity of a square matrix's size and dtype."""
+    return jnp.asarray(np.eye(matrix.shape[0]), matrix.dtype)
+
+
+def fold_batches(one: Callable[..., Any], at_once: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of arrays with one leading batch axis, into which every `vmap` around it is folded.
+
+    On the CPU the axis is looped over: batched LAPACK calls share the thread pool they run on and were
+    seen to wait for each other for ever on two cores. Elsewhere the whole batch is one call.
+
+    Args:
+        one: on the arrays of one member, without the axis.
+        at_once: on the arrays of all members, with it.
+    """
+
+    def one_by_one(*args):
+        if args[0].shape[0] == 1:
+            return jax.tree.map(lambda leaf: leaf[None], one(*(arg[0] for arg in args)))
+        return lax.map(lambda member: one(*member), args)
+
+    @jax.custom_batching.custom_vmap
+    def over_batch(*args):
+        return lax.platform_dependent(*args, cpu=one_by_one, default=at_once)
+
+    @over_batch.def_vmap
+    def fold(axis_size, in_batched, *args):
+        full = [
+            arg if batched else jnp.broadcast_to(arg[None], (axis_size, *arg.shape))
+            for arg, batched in zip(args, in_batched, strict=True)
+        ]
+        flat = over_batch(*(arg.reshape(-1, *arg.shape[2:]) for arg in full))
+        outer = full[0].shape[:2]
+        out = jax.tree.map(lambda leaf: leaf.reshape(*outer, *leaf.shape[1:]), flat)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return over_batch
+
+
+def _by_cholesky(matrix, right=None):
+    """`M⁻¹ b`, or `M⁻¹` without a right-hand side."""
+    # `jnp.eye`, not a constant array: under two vmaps JAX refuses those in what `fold_batches` wraps.
+    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    # NaN must not reach LAPACK; what comes of a zero matrix is finite, and NaN again in the end.
+    size = jnp.sum(jnp.abs(matrix)) + (0.0 if right is None else jnp.sum(jnp.abs(right)))
+    valid = jnp.isfinite(size)
+    factor = lax.linalg.cholesky(jnp.where(valid, matrix, eye), symmetrize_input=False)
+    if right is None:
+        root = lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
+        found = matmul(root.T, root)
+    else:
+        found = cho_solve((factor, True), jnp.where(valid, right, jnp.zeros_like(right)))
+    return jnp.where(valid, found, jnp.nan)
+
+
+_cholesky = fold_batches(_by_cholesky, jax.vmap(_by_cholesky))
+
+
+def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
+    """`M⁻¹ b` for a symmetric positive definite matrix `(p, p)` and `b` `(p,)`; NaN where Cholesky fails."""
+    return _cholesky(matrix[None], right[None])[0]
+
+
+def inverses(matrices: Sequence[jax.Array]) -> list[jax.Array]:
+    """`M⁻¹` of symmetric positive definite matrices of any sizes; NaN where Cholesky fails.
+
+    Those of similar size are solved in one call, filled up with ones on the diagonal: a program with one
+    Cholesky for each would take long to compile.
+    """
+    found = {}
+    waiting = sorted(range(len(matrices)), key=lambda index: -matrices[index].shape[0])
+    while waiting:
+        size = matrices[waiting[0]].shape[0]
+        group = [index for index in waiting if 2 * matrices[index].shape[0] >= size]
+        waiting = waiting[len(group) :]
+        if size == 1:
+            found |= {index: _reciprocal(matrices[index]) for index in group}
+            continue
+        solved = _cholesky(jnp.stack([_filled(matrices[index], size) for index in group]))
+        for place, index in enumerate(group):
+            own = matrices[index].shape[0]
+            found[index] = solved[place, :own, :own]
+    return [found[index] for index in range(len(matrices))]
+
+
+def _reciprocal(matrix):
+    positive = (matrix > 0) & jnp.isfinite(matrix)
+    return jnp.where(positive, 1 / jnp.where(positive, matrix, jnp.ones_like(matrix)), jnp.nan)
+
+
+def _filled(matrix, size):
+    missing = size - matrix.shape[0]
+    if missing == 0:
+        return matrix
+    ones = np.append(np.zeros(matrix.shape[0]), np.ones(missing))
+    return jnp.pad(matrix, (0, missing)) + jnp.asarray(np.diag(ones), matrix.dtype)

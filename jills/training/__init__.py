@@ -1,0 +1,24 @@
+"""Training loops around an algorithm: one network (`run`), thousands (`sweep`), and what becomes of them.
+
+The modules of this package are private; what is public stands here and in `jills`.
+"""
+
+from jills.training.checkpoint import load, save
+from jills.training.chunks import num_cores
+from jills.training.diagnosis import Diagnosis, diagnose
+from jills.training.progress import progress_bar
+from jills.training.run import run
+from jills.training.sweep import SweepResult, grid, sweep
+
+__all__ = [
+    "Diagnosis",
+    "SweepResult",
+    "diagnose",
+    "grid",
+    "load",
+    "num_cores",
+    "progress_bar",
+    "run",
+    "save",
+    "sweep",
+]
