@@ -145,7 +145,7 @@ def check_hparams(hparams, defaults, scalar: bool) -> None:
     if type(hparams) is not kind:
         raise ValueError(
             f"hparams are {type(hparams).__module__}.{type(hparams).__qualname__}, but this algorithm "
-            f"wants {kind.__module__}.{kind.__qualname__}{getattr(kind, '_fields', ())}"
+            f"wants {kind.__module__}.{defaults!r}"
         )
     _check_numbers(hparams, defaults, scalar)
     if not known(hparams):

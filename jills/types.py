@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 
 class Layer(NamedTuple):
@@ -47,7 +48,7 @@ class State(NamedTuple):
     best_params: Params  # the parameters of the lowest loss seen so far
     best_loss: jax.Array  # () their loss; inf before the first finite one
     result: jax.Array  # () int32, a `jills.results.Code`: 0 while running
-    fingerprint: jax.Array  # () uint32, of the batch that `loss`, `activations` and `best_*` belong to
+    fingerprint: jax.Array | np.uint32 = np.uint32(0)  # () of the batch that `loss` and `best_*` belong to; 0: of none
 
 
 class Info(NamedTuple):

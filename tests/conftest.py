@@ -1,12 +1,22 @@
-"""Strict JAX for every test: 64 bits, no silent promotion, no silent broadcasting of ranks."""
+"""Strict JAX for every test: 64 bits, no silent promotion, no silent broadcasting of ranks; and fast compilation."""
 
 import os
+from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads fight XLA's; must precede the import
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads fight XLA's
+# Nearly all of the time is compilation. Tests look at what programs compute and not at their speed, so XLA optimises
+# little (a fifth of the time); the tests marked `slow` and every command that a test starts take its defaults.
+FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = FAST_COMPILATION  # both must precede the import
 
 import jax
 import pytest
 
+# What was compiled once, by another worker, in another file or an earlier run, is read from here.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -27,11 +37,3 @@ def forget_compiled_programs():
     """Each compiled program holds memory maps; a thousand tests in one process would run out of them."""
     yield
     jax.clear_caches()
-
-
-@pytest.fixture(scope="module")
-def compile_fast():
-    """For tests whose time is compilation, and that look at what programs compute and not at their speed."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

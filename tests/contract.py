@@ -49,7 +49,18 @@ def damped(rates):
 
 
 def slowed(rates):
-    return jills.gauss_newton.Hparams(learning_rate=rates)
+    return jills.gauss_newton.MinibatchHparams(learning_rate=rates)
+
+
+class GradientDescent(jills.Algorithm):
+    """An algorithm of a user's own, as the docstring of `jills.algorithm` has it."""
+
+    defaults = Rate()
+
+    def update(self, hparams, state, batch):
+        gradient = jax.grad(self.loss_of)(state.params, batch)
+        params = jax.tree.map(lambda param, slope: param - hparams.learning_rate * slope, state.params, gradient)
+        return state._replace(params=params), ()
 
 
 CASES = {
@@ -63,12 +74,13 @@ CASES = {
     ),
     "gauss_newton": Case(jills.gauss_newton.build(NETWORK), jills.gauss_newton.Hparams(), _grids(damped), 0.01),
     "gauss_newton_minibatch": Case(
-        jills.gauss_newton.build(NETWORK, full_batch=False, dense_limit=0),
-        jills.gauss_newton.Hparams(learning_rate=0.5),
+        jills.gauss_newton.build(NETWORK, linear_solver=jills.ConjugateGradients(), full_batch=False),
+        jills.gauss_newton.MinibatchHparams(learning_rate=0.5),
         _grids(slowed),
         0.05,
     ),
     "lbfgs": Case(jills.adam.build(NETWORK, optimizer=lbfgs, defaults=Rate()), Rate(), _grids(Rate), 0.02),
+    "own": Case(GradientDescent(network=NETWORK), Rate(0.5), _grids(Rate), 0.5),
 }
 
 

@@ -170,12 +170,12 @@ BAD_HPARAMS = [
     (
         ILLS,
         jills.adam.Hparams(0.1),
-        "hparams are jills.adam.Hparams, but this algorithm wants jills.ills.Hparams(0.5, 0.0)",
+        "hparams are jills.adam.Hparams, but this algorithm wants jills.ills.Hparams(learning_rate=0.5, ridge=0.0)",
     ),
     (
         ADAM,
         jills.ills.Hparams(0.1),
-        "hparams are jills.ills.Hparams, but this algorithm wants jills.adam.Hparams(0.01,",
+        "hparams are jills.ills.Hparams, but this algorithm wants jills.adam.Hparams(learning_rate=0.01,",
     ),
     (ADAM, 0.1, "hparams are builtins.float, but this algorithm wants jills.adam.Hparams"),
 ]

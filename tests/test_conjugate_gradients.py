@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 import jills
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 @partial(jax.jit, static_argnums=0)
 def solve(method, matrix, right, preconditioner, guess=None):

@@ -14,7 +14,6 @@ from contract import CASES, NETWORK, init, problem, step
 import jills
 from jills import results
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
@@ -49,7 +48,10 @@ def test_a_stopped_member_records_what_a_step_records(case, key, dtype):
     params, batch = problem(key, dtype)
     state = jax.eval_shape(case.algorithm.init, params, batch)
     _, info = jax.eval_shape(case.algorithm.step, case.hparams, state, batch)
-    assert jax.tree.structure(info.detail) == jax.tree.structure(case.algorithm.blank_detail)
+    blank = case.algorithm.blank_detail
+    assert jax.tree.structure(info.detail) == jax.tree.structure(blank)
+    for told, number in zip(jax.tree.leaves(info.detail), jax.tree.leaves(blank), strict=True):
+        assert jnp.issubdtype(told.dtype, jnp.floating) == bool(np.isnan(number))
 
 
 @cases
@@ -61,6 +63,7 @@ def test_it_learns_and_tells_the_true_loss(case, key, dtype):
     final = np.mean(np.square(np.array(NETWORK.predict(state.params, batch.inputs)) - np.array(batch.targets)))
     if case.algorithm.full_batch:
         np.testing.assert_allclose(state.loss, final, rtol=1e-3, atol=1e-12)
+    if case.algorithm.keeps_activations:
         np.testing.assert_allclose(state.activations[-1], NETWORK.predict(state.params, batch.inputs), atol=1e-5)
     assert state.best_loss <= min(info.loss)
     best = np.mean(np.square(np.array(NETWORK.predict(state.best_params, batch.inputs)) - np.array(batch.targets)))
@@ -156,19 +159,29 @@ def test_jit_and_vmap_of_a_step(case, key):
         chex.assert_trees_all_close(alone.params, jax.tree.map(lambda leaf, i=index: leaf[i], many.params), rtol=1e-7)
 
 
+def loss_on(params, batch):
+    return np.mean(np.square(np.array(NETWORK.predict(params, batch.inputs)) - np.array(batch.targets)))
+
+
 @cases
-def test_other_rows_than_before(case, key):
-    """A step may see another batch where the algorithm was built for it; else other sizes are refused."""
+@pytest.mark.parametrize("rows", [7, 11])
+def test_other_rows_than_before(case, rows, key):
+    """A step sees the rows that it is given; with a full batch what was best on others is forgotten."""
     params, batch = problem(key)
-    _, other = problem(jax.random.key(1), n=7)
-    state = init(case.algorithm, params, batch)
-    if not case.algorithm.full_batch:
-        state, info = step(case.algorithm, case.hparams, state, other)
-        expected = np.mean(np.square(np.array(NETWORK.predict(params, other.inputs)) - np.array(other.targets)))
-        np.testing.assert_allclose(info.loss, expected, rtol=1e-10)
-    else:
-        with pytest.raises(ValueError, match="taken on 11 rows, the batch has 7"):
-            case.algorithm.step(case.hparams, state, other)
-        seen = jax.jit(case.algorithm.observe)(state, other)
-        expected = np.mean(np.square(np.array(NETWORK.predict(params, other.inputs)) - np.array(other.targets)))
-        np.testing.assert_allclose(seen.loss, expected, rtol=1e-10)
+    _, other = problem(jax.random.key(1), n=rows)
+    state = init(case.algorithm, params, batch)._replace(best_loss=jnp.asarray(0.0))
+    after, info = step(case.algorithm, case.hparams, state, other)
+    np.testing.assert_allclose(info.loss, loss_on(params, other), rtol=1e-10)
+    if case.algorithm.full_batch:
+        np.testing.assert_allclose(after.loss, loss_on(after.params, other), rtol=1e-8)
+        np.testing.assert_allclose(after.best_loss, min(info.loss, after.loss), rtol=1e-10)
+    seen = jax.jit(case.algorithm.observe)(state, other)
+    np.testing.assert_allclose([seen.loss, seen.best_loss], loss_on(params, other), rtol=1e-10)
+
+
+@cases
+def test_a_state_is_as_large_as_its_algorithm_needs(case, key):
+    """Only what reads activations between steps grows with the rows."""
+    shapes = [jax.eval_shape(case.algorithm.init, *problem(key, n=n)) for n in (11, 53)]
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(shape)) for shape in shapes]
+    assert (sizes[1] > sizes[0]) == case.algorithm.keeps_activations

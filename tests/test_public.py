@@ -14,36 +14,56 @@ FIXED = {
     "Network": "sizes activation output",
     "run": "algorithm hparams params batch num_steps",
     "grid": "train hparams keys",
+    "product": "kind",
     "sweep": "algorithm hparams problem keys num_steps chunk_steps on_chunk mesh",
     "ills.build": "network loss solver",
     "ills.solve_params": "params activations batch layer target",
     "ills.shift_activations": "params activations batch layer target",
-    "gauss_newton.build": "network loss solver",
+    "gauss_newton.build": "network loss linear_solver",
     "adam.build": "network loss",
 }
 FIELDS = {
     "Batch": "inputs targets weights",
     "Layer": "weight bias",
-    "State": "params activations inner step loss best_params best_loss result",
+    "Member": "params batch metrics",
+    "State": "params activations inner step loss best_params best_loss result fingerprint",
     "Info": "loss update_norm finite detail metrics",
     "ills.Hparams": "learning_rate ridge",
-    "gauss_newton.Hparams": "weight_decay damping learning_rate momentum rate_decay",
+    "gauss_newton.Hparams": "weight_decay damping",
+    "gauss_newton.MinibatchHparams": "weight_decay damping learning_rate momentum",
     "adam.Hparams": "learning_rate b1 b2 eps",
 }
 LAYERS = [
-    {"types", "activations"},
-    {"network", "batching"},
-    {"losses", "solvers", "results", "linearization", "conjugate_gradients"},
-    {"checks", "targets", "kronecker", "scaling", "damping"},
-    {"algorithm", "view"},
-    {"block_problem"},
-    {"line_search"},
+    {"types", "activations", "linalg"},
+    {"network", "batches", "hparams"},
+    {"losses", "solvers", "conjugate_gradients", "results"},
+    {"checks", "targets"},
+    {"algorithm"},
     {"ills", "gauss_newton", "adam"},
-    {"run"},
-    {"chunks"},
-    {"sweep", "diagnosis", "checkpoint"},
+    {"training"},
     {"__init__"},
 ]
+"""Rooms of jills from the ground up: imports go down only."""
+WINGS = {
+    "gauss_newton": [
+        {"linearization", "damping"},
+        {"coordinates"},
+        {"block", "kronecker", "blocks"},
+        {"model"},
+        {"dense", "iterative", "line_search"},
+        {"solve"},
+        {"full_batch"},
+        {"minibatch"},
+        {"__init__"},
+    ],
+    "training": [
+        {"run", "diagnosis", "checkpoint", "progress"},
+        {"chunks"},
+        {"sweep"},
+        {"__init__"},
+    ],
+}
+"""The same inside each wing. Outside, nothing but its tests imports a wing's rooms."""
 
 
 def find(path) -> Any:
@@ -56,11 +76,9 @@ def find(path) -> Any:
 def test_all_is_what_there_is():
     assert sorted(jills.__all__) == jills.__all__
     assert all(hasattr(jills, name) for name in jills.__all__)
-    hidden = {"algorithm", "batching", "block_problem", "checkpoint", "checks", "chunks", "conjugate_gradients"}
-    hidden |= {"damping", "line_search", "view"}
-    hidden |= {"diagnosis", "kronecker", "linearization", "network", "scaling", "targets", "types"}
+    hidden = {path.stem for path in (ROOT / "jills").glob("*.py")}
     public = {name for name in vars(jills) if not name.startswith("_")}
-    assert public - hidden == set(jills.__all__)
+    assert public - hidden <= set(jills.__all__)
 
 
 @pytest.mark.parametrize("path", FIXED)
@@ -80,34 +98,64 @@ def test_public_things_say_what_they_do(path):
 
 
 def imports_of(path):
-    """The rooms of jills that a file imports."""
+    """What a file imports, as dotted names: of `from jills import solvers` it is `jills.solvers`."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "jills":
+        if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jills."):
-            names.add((node.module or "").split(".")[1])
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names if alias.name.startswith("experiments")}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("experiments"):
-            names.add("experiments")
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, path
+            modules = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {module if is_module(module) else node.module for module in modules}
     return names
 
 
-def test_imports_run_one_way():
-    rank = {name: level for level, names in enumerate(LAYERS) for name in names}
-    files = {path.stem: path for path in (ROOT / "jills").glob("*.py")}
-    assert set(files) == set(rank)
-    for name, path in files.items():
-        imported = imports_of(path)
-        assert "experiments" not in imported
-        for other in imported & set(rank):
-            allowed = rank[other] < rank[name] or {name, other} <= {"types", "activations"}
-            assert allowed, f"jills/{name}.py imports {other}"
+def is_module(name):
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def place(path):
+    """The parts of a file's dotted name below `jills`, such as `("gauss_newton", "model")`."""
+    return path.relative_to(ROOT / "jills").with_suffix("").parts
+
+
+def check_ranks(layers, name, imported):
+    rank = {room: level for level, rooms in enumerate(layers) for room in rooms}
+    assert name in rank, f"{name} has no place in LAYERS or WINGS"
+    for other in imported - {name}:
+        assert rank[other] < rank[name], f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jills").rglob("*.py")), ids=lambda path: "/".join(place(path)))
+def test_imports_run_one_way_and_wings_hide_their_rooms(path):
+    wing, *inside = place(path)
+    imported = [tuple(name.split(".")[1:]) for name in imports_of(path) if name.split(".")[0] == "jills"]
+    check_ranks(LAYERS, wing, {name[0] for name in imported if name})
+    for name in imported:
+        hidden = len(name) > 1 and name[0] in WINGS and name[1] not in getattr(jills, name[0]).__all__
+        assert not hidden or name[0] == wing, f"{path} imports {'.'.join(name)}"
+    if inside:
+        check_ranks(WINGS[wing], inside[0], {name[1] for name in imported if name[:1] == (wing,) and len(name) > 1})
+
+
+def test_every_room_has_a_place():
+    files = {place(path)[0] for path in (ROOT / "jills").rglob("*.py")}
+    assert files == set().union(*LAYERS)
+    for wing, layers in WINGS.items():
+        assert {path.stem for path in (ROOT / "jills" / wing).glob("*.py")} == set().union(*layers)
+
+
+def test_experiments_use_what_is_public():
+    for path in (ROOT / "experiments").rglob("*.py"):
+        rooms = {tuple(name.split(".")[1:]) for name in imports_of(path) if name.split(".")[0] == "jills"}
+        assert {room for room in rooms if room and room[0] not in jills.__all__ or len(room) > 1} == set(), path
+    for path in (ROOT / "jills").rglob("*.py"):
+        assert not any(name.split(".")[0] == "experiments" for name in imports_of(path)), path
 
 
 def test_importing_jills_sets_no_global_flag():
-    for path in (ROOT / "jills").glob("*.py"):
+    for path in (ROOT / "jills").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert "jax.config.update" not in text
         assert "os.environ" not in text

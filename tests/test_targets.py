@@ -15,8 +15,6 @@ import jills
 from jills import activations, ills
 from jills.losses import huber, sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 TARGETS = {
     "ideal": ills.ideal,
     "working_response": ills.working_response,

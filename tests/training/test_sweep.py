@@ -16,8 +16,6 @@ from jax.tree_util import Partial
 
 import jills
 from jills import results
-
-pytestmark = pytest.mark.usefixtures("compile_fast")
 ADAM = CASES["adam"].algorithm
 RATES = jills.adam.Hparams(jnp.array([0.01, 0.1, 0.3]))
 
@@ -154,13 +152,17 @@ def test_a_start_without_any_finite_member_is_an_error(keys):
         jills.sweep(ADAM, RATES, bad, keys, 3)
 
 
-def test_a_sweep_that_cannot_fit_is_refused_before_it_compiles(key):
+def test_a_sweep_that_cannot_fit_is_refused_before_it_compiles(keys):
+    """By its records, or by states that hold a million rows of activations each."""
+
     def large(key):
         inputs = jnp.broadcast_to(jax.random.uniform(key, (1, 3)), (10**6, 3))
         return NETWORK.init(key), jills.Batch(inputs, inputs[:, :2])
 
-    with pytest.raises(MemoryError, match=r"of 3 x 100000 members needs at least \d+"):
-        jills.sweep(ADAM, RATES, large, jax.random.split(key, 100_000), 10)
+    with pytest.raises(MemoryError, match=r"of 3 x 5 members needs at least \d+"):
+        jills.sweep(ADAM, RATES, problem, keys, 10**10)
+    with pytest.raises(MemoryError, match=r"of 2 x 100000 members needs at least \d+"):
+        jills.sweep(CASES["ills"].algorithm, CASES["ills"].grids[0], large, jax.random.split(keys[0], 100_000), 10)
 
 
 def test_progress_bar_writes_one_line():
@@ -170,9 +172,9 @@ def test_progress_bar_writes_one_line():
     show(4, np.array([[0.5, np.nan]]), np.array([[False, True]]))
     text = stream.getvalue()
     assert text.count("\n") == 1
-    assert "2/4 steps, median loss 1, 1 stopped" in text
-    assert "member-steps/s, 0 s left" in text
-    jills.progress_bar(2, "", stream)(1, np.array([[np.inf]]), np.array([[True]]))
+    assert "4/4" in text
+    assert "median loss 0.5, 1 of 2 stopped" in text
+    jills.progress_bar(1, "", stream)(1, np.array([[np.inf]]), np.array([[True]]))
     assert "median loss none finite" in stream.getvalue()
 
 

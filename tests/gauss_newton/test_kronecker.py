@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jills import kronecker
-
-pytestmark = pytest.mark.usefixtures("compile_fast")
+from jills import linalg
+from jills.gauss_newton import kronecker
 
 
 def draw(dtype, seed=0):
@@ -20,8 +19,8 @@ def draw(dtype, seed=0):
 
 @jax.jit
 def apply(below, roots, curved, weights, damping, vector):
-    moments = kronecker.moments(below, weights, below, roots, curved, weights)
-    return moments, kronecker.factors([moments], [damping])[0](vector)
+    factors = kronecker.factors(below, weights, below, roots, curved, weights)
+    return factors, kronecker.preconditioners([factors], [damping])[0](vector)
 
 
 def gauss_newton_matrix(below, roots, curved):
@@ -33,7 +32,7 @@ def gauss_newton_matrix(below, roots, curved):
 def test_it_is_the_inverse_of_the_damped_product(dtype):
     below, roots, curved, weights = draw(dtype)
     vector = jnp.asarray(np.random.default_rng(1).standard_normal((4, 3)), dtype)
-    moments, found = apply(below, roots, curved, weights, jnp.asarray(0.3, dtype), vector)
+    factors, found = apply(below, roots, curved, weights, jnp.asarray(0.3, dtype), vector)
     gamma = np.einsum("n,an,bn->ab", weights, below, below).astype(np.float64)
     sigma = np.einsum("kin,kjn->ij", roots, curved).astype(np.float64)
     pi = np.sqrt((np.trace(gamma) / 4) / (np.trace(sigma) / 3))
@@ -41,7 +40,7 @@ def test_it_is_the_inverse_of_the_damped_product(dtype):
     expected = np.linalg.solve(whole, np.ravel(vector)).reshape(4, 3)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 if dtype == "float32" else 1e-13)
     trace = np.trace(gauss_newton_matrix(*(np.asarray(a, np.float64) for a in (below, roots, curved))))
-    np.testing.assert_allclose(moments.trace, trace, rtol=1e-5)
+    np.testing.assert_allclose(factors.trace, trace, rtol=1e-5)
 
 
 def test_it_is_exact_where_the_sensitivity_is_constant():
@@ -66,8 +65,8 @@ def test_a_layer_that_nothing_reaches_has_a_finite_inverse(dtype):
 
 def test_nan_stays_with_its_member():
     matrices = jnp.stack([jnp.eye(3), jnp.full((3, 3), jnp.nan), 2 * jnp.eye(3)])
-    solved = jax.jit(jax.vmap(kronecker.solve))(matrices, jnp.ones((3, 3)))
-    inverted = jax.jit(jax.vmap(lambda matrix: kronecker.inverses([matrix])[0]))(matrices)
+    solved = jax.jit(jax.vmap(linalg.solve))(matrices, jnp.ones((3, 3)))
+    inverted = jax.jit(jax.vmap(lambda matrix: linalg.inverses([matrix])[0]))(matrices)
     np.testing.assert_allclose(solved[::2], [[1, 1, 1], [0.5, 0.5, 0.5]])
     np.testing.assert_allclose(inverted[2], 0.5 * np.eye(3))
     assert np.isnan(solved[1]).all()
@@ -81,19 +80,19 @@ def test_inverses_of_unequal_sizes(dtype):
     roots = [rng.standard_normal((size, size + 3)) for size in sizes]
     roots[3][:] = np.nan
     matrices = [jnp.asarray(root @ root.T, dtype) for root in roots]
-    for matrix, found in zip(matrices, jax.jit(kronecker.inverses)(matrices), strict=True):
+    for matrix, found in zip(matrices, jax.jit(linalg.inverses)(matrices), strict=True):
         assert found.shape == matrix.shape
         expected = np.linalg.inv(np.asarray(matrix, np.float64))
         np.testing.assert_allclose(
             found, expected, rtol=0, atol=(1e-3 if dtype == "float32" else 1e-11) * np.abs(expected).max()
         )
-    bad = jax.jit(kronecker.inverses)([jnp.zeros((1, 1), dtype), -jnp.eye(2, dtype=dtype)])
+    bad = jax.jit(linalg.inverses)([jnp.zeros((1, 1), dtype), -jnp.eye(2, dtype=dtype)])
     assert all(np.isnan(one).all() for one in bad)
 
 
 def test_the_rows_that_represent_a_batch():
-    assert kronecker.some_rows(11, 11) is None
-    rows = kronecker.some_rows(1000, 300)
+    assert kronecker.subsample(11, 11) is None
+    rows = kronecker.subsample(1000, 300)
     assert rows is not None
     assert len(set(rows)) == 300
     assert rows.min() >= 0

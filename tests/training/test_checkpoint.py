@@ -40,8 +40,8 @@ def made_up(shapes):
 
     def fill(place, leaf):
         values = np.random.default_rng(len(place)).standard_normal(leaf.shape)
-        if leaf.dtype == np.int32:
-            return jnp.asarray(np.full(leaf.shape, 2**31 - 1, "int32"))
+        if np.issubdtype(leaf.dtype, np.integer):
+            return jnp.asarray(np.full(leaf.shape, np.iinfo(leaf.dtype).max, leaf.dtype))
         limits = np.finfo(leaf.dtype)
         odd = [np.nan, np.inf, -np.inf, -0.0, limits.smallest_subnormal, limits.max, limits.eps][: values.size]
         values.ravel()[: len(odd)] = odd

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import jills
-from jills import activations, linearization
-
-pytestmark = pytest.mark.usefixtures("compile_fast")
+from jills import activations
+from jills.gauss_newton import linearization
 
 NETWORK = jills.Network((3, 7, 5, 2), (activations.tanh, activations.silu), activations.sigmoid)
 BLOCKS = [(first, last) for first in range(3) for last in range(first, 3)]
@@ -40,8 +39,8 @@ def everything():
             sensitivity = linearization.sensitivities(matrices, current.slopes, (first, last))
             found.append(
                 (
-                    linearization.push(matrices, below, current.slopes, (first, last), own),
-                    linearization.carry_down(matrices, current.slopes, (first, last), weights),
+                    linearization.jvp(matrices, below, current.slopes, (first, last), own),
+                    linearization.backward(matrices, current.slopes, (first, last), weights),
                     below,
                     linearization.jacobian(below, sensitivity),
                 )
