@@ -71,7 +71,8 @@ def product(kind: Callable[..., Hparams], **axes: Any) -> Hparams:
 
         jills.product(jills.ills.Hparams, learning_rate=[0.1, 0.3, 1.0], ridge=[0.0, 1e-3])
     """
-    fields = kind(**axes)._asdict()
+    chosen: Any = kind(**axes)
+    fields = chosen._asdict()
     columns = {name: np.atleast_1d(np.asarray(value, float)) for name, value in fields.items()}
     for name, column in columns.items():
         if column.ndim > 1 or column.size == 0:

@@ -234,7 +234,8 @@ def solve_params(
     dtype = params[0].weight.dtype
     batch = prepare(batch, dtype)
     rows = with_bias(_below(activations, batch, layer))
-    solved = solver(rows, *cast((target, ridge), dtype), batch.weights)
+    target, ridge = cast((target, ridge), dtype)
+    solved = solver(rows, target, ridge, batch.weights)
     return _with_layer(params, layer, solved)
 
 

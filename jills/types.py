@@ -41,7 +41,7 @@ class State(NamedTuple):
     """
 
     params: Params
-    activations: Activations | tuple[()]  # h^1 … h^L, where the algorithm reads them (ILLS); else ()
+    activations: Activations  # h^1 … h^L, where the algorithm reads them (ILLS); else ()
     inner: Any  # what the algorithm keeps between steps (Optax's state, damping, …)
     step: jax.Array  # () int32, steps taken
     loss: jax.Array  # () the true forward loss of `params`

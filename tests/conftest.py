@@ -6,9 +6,8 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads fight XLA's
 # Nearly all of the time is compilation. Tests look at what programs compute and not at their speed, so XLA optimises
 # little (a fifth of the time); the tests marked `slow` and every command that a test starts take its defaults.
-FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-if "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = FAST_COMPILATION  # both must precede the import
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# Both must precede the import.
 
 import jax
 import pytest

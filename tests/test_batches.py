@@ -1,5 +1,7 @@
 """Rows as they are made ready, and the fingerprint that tells them from others."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,8 @@ import jills
 from jills.batches import fingerprint, prepare
 
 ROWS = np.random.default_rng(0)
-BATCH = jills.Batch(ROWS.standard_normal((11, 3)), ROWS.standard_normal((11, 2)), ROWS.uniform(0.5, 2.0, 11))
+ARRAYS: Any = (ROWS.standard_normal((11, 3)), ROWS.standard_normal((11, 2)), ROWS.uniform(0.5, 2.0, 11))
+BATCH = jills.Batch(*ARRAYS)
 
 
 @jax.jit(static_argnums=1)
@@ -22,7 +25,7 @@ def mark(batch, dtype="float64"):
 def test_weights_have_sum_one_and_rows_of_weight_zero_are_zero(dtype):
     weights = np.linspace(0.0, 5.0, 11)
     batch = BATCH._replace(inputs=np.where(weights[:, None] > 0, BATCH.inputs, np.nan), weights=weights)
-    ready = jax.jit(lambda batch: prepare(batch, dtype))(batch)
+    ready: Any = jax.jit(lambda batch: prepare(batch, dtype))(batch)
     tolerance = 1e-6 if dtype == "float32" else 1e-15
     np.testing.assert_allclose(ready.weights, weights / weights.sum(), rtol=tolerance)
     np.testing.assert_allclose(ready.inputs[1:], BATCH.inputs[1:], rtol=tolerance)
@@ -34,17 +37,22 @@ def test_weights_have_sum_one_and_rows_of_weight_zero_are_zero(dtype):
 @pytest.mark.parametrize("size", [1e-46, 1e-300, 1e37, 1e300])
 def test_weights_of_any_size_mean_the_same_in_float32(size):
     """Right: as ones. Cast first, they would vanish or overflow."""
-    ready = prepare(BATCH._replace(weights=np.full(11, size)), "float32")
+    ready: Any = prepare(BATCH._replace(weights=np.full(11, size)), "float32")
     np.testing.assert_allclose(ready.weights, 1 / 11, rtol=1e-6)
 
 
 def test_all_weights_zero_stay_zero():
-    np.testing.assert_array_equal(prepare(BATCH._replace(weights=np.zeros(11)), "float32").weights, 0)
+    ready: Any = prepare(BATCH._replace(weights=np.zeros(11)), "float32")
+    np.testing.assert_array_equal(ready.weights, 0)
 
 
 def test_equal_rows_have_equal_fingerprints(dtype):
     """NumPy or JAX, inside or outside of jit; never the one that stands for no batch."""
-    marks = {int(mark(BATCH, dtype)), int(fingerprint(BATCH, dtype)), int(mark(jax.tree.map(jnp.asarray, BATCH), dtype))}
+    marks = {
+        int(mark(BATCH, dtype)),
+        int(fingerprint(BATCH, dtype)),
+        int(mark(jax.tree.map(jnp.asarray, BATCH), dtype)),
+    }
     assert len(marks) == 1
     assert marks != {0}
 

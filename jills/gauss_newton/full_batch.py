@@ -72,7 +72,7 @@ class FullBatch(Algorithm):
     def _ends_with_all_layers(self):
         return self.blocks[-1] == (0, self.network.num_layers - 1)
 
-    def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[State, Detail]:
+    def update(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Detail]:
         """Every block in turn; the line searches know the loss of the new parameters already."""
         objective = Objective.of(self.network, self.loss, batch, hparams.weight_decay)
         matrices = linearization.stack(state.params)

@@ -60,7 +60,7 @@ def _judge(code, losses, moved, ill_conditioned, window):
     if final > RISE * start:
         return "diverged", f"the loss rose from {start:.3g} to {final:.3g}; {_GENTLER}"
     if code != results.RUNNING:
-        return "converged", f"{results.MESSAGES[int(code)]}, at loss {final:.3g}"
+        return "converged", f"{results.Code(code).message}, at loss {final:.3g}"
     best = np.minimum.accumulate(losses)
     fall = 1.0 - best[-1] / best[-1 - window] if best[-1 - window] > 0 else 0.0
     lately = f"best loss fell by {fall:.2%} in the last {window} steps, to {best[-1]:.3g}"

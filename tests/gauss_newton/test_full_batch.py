@@ -20,7 +20,6 @@ FULL = CASES["gauss_newton"].algorithm
 STEPS = 60
 
 
-
 def train(params, batch, stop=jills.Stop(), hparams=gauss_newton.Hparams()):
     """One compiled program for every test that trains `NETWORK` on 11 weighted rows."""
     if batch.weights is None:
@@ -197,7 +196,7 @@ def deep(layers, activation=activations.tanh):
 def test_twenty_hidden_layers_train(activation, key):
     network = deep(20, activation)
     algorithm = gauss_newton.build(network)
-    assert algorithm.blocks == ((0, 20),)
+    assert algorithm == gauss_newton.build(network, blocks=((0, 20),))
     shares = []
     for seed in jax.random.split(key, 4):
         inputs = jax.random.normal(seed, (53, 3), "float32")

@@ -1,6 +1,7 @@
-"""The model of a block of layers and its solvers against autodiff's Jacobian and NumPy, see `gauss_newton_reference`."""
+"""The model of a block and its solvers against autodiff's Jacobian and NumPy, see `gauss_newton_reference`."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +119,8 @@ def test_a_step_takes_its_blocks_in_order(solver):
     Conjugate gradients take D where they first meet a block in the step.
     """
     network, params, batch = draw((3, 5, 2))
-    algorithm, dense = gauss_newton.build(network, linear_solver=solver), solver != CONVERGED
+    algorithm: Any = gauss_newton.build(network, linear_solver=solver)
+    dense = solver != CONVERGED
     hparams = gauss_newton.Hparams(weight_decay=1e-3, damping=1e-3)
 
     def objective(params):
@@ -132,11 +134,7 @@ def test_a_step_takes_its_blocks_in_order(solver):
         exact = first == last == 1
         quadratic = model(network, losses.squared_error, params, batch, 1e-3, (first, last))
         met = params if met is None and not exact else met
-        where = (
-            quadratic
-            if dense or exact
-            else model(network, losses.squared_error, met, batch, 1e-3, (first, last))
-        )
+        where = quadratic if dense or exact else model(network, losses.squared_error, met, batch, 1e-3, (first, last))
         step = quadratic.step(0.0 if exact else 1e-3, not dense, where.scale)
         for share in 0.25 ** np.arange(6):
             moved, place = list(params), 0

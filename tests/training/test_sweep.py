@@ -16,6 +16,7 @@ from jax.tree_util import Partial
 
 import jills
 from jills import results
+
 ADAM = CASES["adam"].algorithm
 RATES = jills.adam.Hparams(jnp.array([0.01, 0.1, 0.3]))
 
