@@ -1,4 +1,4 @@
-"""Activation functions with what least squares needs of them: inverse, derivative and image.
+"""Activation functions with what least squares needs of them: inverse, derivative and range.
 
 An activation is a frozen dataclass of plain functions, so it can be compared, hashed, pickled
 and passed to `jax.jit` as a static argument. Write your own with `Activation(...)`.
@@ -21,42 +21,42 @@ class Activation:
     Attributes:
         forward: `f`.
         derivative: `f'`, as a function of the total input `H`.
-        inverse: `f⁻¹` on the open image, or None where `f` has none (ReLU).
-        image: the open interval `(low, high)` of the values of `f`.
-        kinked: whether `f'` jumps, as that of ReLU does.
+        inverse: `f⁻¹` on the open range, or None where `f` has none (ReLU).
+        range: the open interval `(low, high)` of the values of `f`.
+        nonsmooth: whether `f'` jumps, as that of ReLU does.
     """
 
     forward: Function
     derivative: Function
     inverse: Function | None = None
-    image: tuple[float, float] = (-math.inf, math.inf)
-    kinked: bool = False
+    range: tuple[float, float] = (-math.inf, math.inf)
+    nonsmooth: bool = False
 
     def __call__(self, total_input: jax.Array) -> jax.Array:
         """`f(H)`."""
         return self.forward(total_input)
 
     def project(self, values: jax.Array, margin: float | None = None) -> jax.Array:
-        """Moves values into the image, at least `margin` away from each of its finite ends.
+        """Moves values into the range, at least `margin` away from each of its finite ends.
 
         Args:
             values: any shape.
             margin: distance kept, in units of the activation. None: `default_margin(dtype)`.
         """
         margin = default_margin(values.dtype) if margin is None else margin
-        low, high = self.image
+        low, high = self.range
         return jnp.clip(values, low + margin, high - margin)
 
     def outside(self, values):
-        """Which values lie outside the open image and so have no exact ideal total input."""
-        low, high = self.image
+        """Which values lie outside the open range and so have no exact ideal total input."""
+        low, high = self.range
         return (values <= low) | (values >= high)
 
 
 def default_margin(dtype) -> float:
     """`max(1e-6, 100 ε)`: 1e-6 in float64, 1.2e-5 in float32.
 
-    The inverse of a saturating function loses its digits at the ends of the image (`arctanh(1)` is
+    The inverse of a saturating function loses its digits at the ends of the range (`arctanh(1)` is
     infinite, and in float32 `tanh(8)` is 1), so the distance kept follows the dtype. With these
     margins tanh is inverted for total inputs within ±7.2 (float64) and ±6 (float32).
     """
@@ -176,7 +176,7 @@ tanh = Activation(_tanh, _tanh_derivative, _tanh_inverse, (-1.0, 1.0))
 sigmoid = Activation(_sigmoid, _sigmoid_derivative, _sigmoid_inverse, (0.0, 1.0))
 softplus = Activation(_softplus, _sigmoid, _softplus_inverse, (0.0, math.inf))
 arcsinh = Activation(_arcsinh, _arcsinh_derivative, _arcsinh_inverse)
-relu = Activation(_relu, _relu_derivative, kinked=True)
+relu = Activation(_relu, _relu_derivative, nonsmooth=True)
 gelu = Activation(_gelu, _gelu_derivative)
 silu = Activation(_silu, _silu_derivative)
 
@@ -194,5 +194,8 @@ def leaky_relu(slope: float = 0.1) -> Activation:
         )
     slope = float(slope)
     return Activation(
-        _WithSlope(_leaky, slope), _WithSlope(_leaky_derivative, slope), _WithSlope(_leaky_inverse, slope), kinked=True
+        _WithSlope(_leaky, slope),
+        _WithSlope(_leaky_derivative, slope),
+        _WithSlope(_leaky_inverse, slope),
+        nonsmooth=True,
     )

@@ -114,7 +114,7 @@ def _check_values(batch, dtype):
             )
 
 
-def warn_outside_image(output: Activation, batch: Batch) -> None:
+def warn_outside_range(output: Activation, batch: Batch) -> None:
     """Warns how many known targets the output activation cannot reach."""
     if known(batch):
         targets = np.asarray(batch.targets)
@@ -122,9 +122,9 @@ def warn_outside_image(output: Activation, batch: Batch) -> None:
             targets = targets[np.asarray(batch.weights) > 0]
         count = int(np.sum(output.outside(targets)))
         if count:
-            low, high = output.image
+            low, high = output.range
             warnings.warn(
-                f"{count} of {targets.size} targets lie outside the image ({low:g}, {high:g}) of the "
+                f"{count} of {targets.size} targets lie outside the range ({low:g}, {high:g}) of the "
                 "output activation and were projected into it; scale the targets, or give the "
                 "network output=jills.activations.identity",
                 stacklevel=4,

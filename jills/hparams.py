@@ -98,6 +98,6 @@ def as_columns(hparams: Hparams) -> tuple[int, Hparams]:
     return count, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count,)), hparams)
 
 
-def cast(numbers: Any, dtype: Any) -> Any:
+def cast(tree: Any, dtype: Any) -> Any:
     """Every leaf as an array of a dtype."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), numbers)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), tree)

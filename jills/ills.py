@@ -10,13 +10,13 @@ The total input of a neuron is linear in its parameters and in the activations b
             Δθ ← argmin ‖(f'(H^(l-1)) ⊙ A^(l-1) Δθ) W^l − (t^l − A^l θ^l)‖²
                                            the deviation in the parameters below          [P]
             h^(l-1) ← h^(l-1) + ρ f'(H^(l-1)) ⊙ A^(l-1) Δθ     a small, linearised step   [P]
-            project h^(l-1) into the open image of f, with a margin                       [C]
+            project h^(l-1) into the open range of f, with a margin                       [C]
             t^(l-1) ← f⁻¹(h^(l-1))                                                        [P]
     forward pass → new activations                                                        [C]
 
 [P] is what the paper says, as far as it is quoted in what we had at hand; [C] is what we had to
 choose. Chosen too: `W^l` is that of the `θ^l` just solved; with k outputs the deviation problem has
-`n · n_l` rows; targets outside the image of `f_L` are projected; `A^l` holds the activations of the
+`n · n_l` rows; targets outside the range of `f_L` are projected; `A^l` holds the activations of the
 forward pass, unshifted, and the shifted ones enter only through `t^(l-1)`; both solves take the
 same relative ridge; a row weight multiplies the square of its residual in every solve.
 
@@ -77,9 +77,9 @@ class Ills(Algorithm):
     keeps_activations: ClassVar = True
 
     def check_problem(self, params: Params, batch: Batch) -> None:
-        """See `Algorithm`; warns where targets are known to lie outside the image of the output."""
+        """See `Algorithm`; warns where targets are known to lie outside the range of the output."""
         super().check_problem(params, batch)
-        checks.warn_outside_image(self.network.output, batch)
+        checks.warn_outside_range(self.network.output, batch)
 
     def update(self, hparams: Hparams, state: State, batch: Batch) -> tuple[State, Detail]:
         """Solves the layers from the top down, each for the ideal total inputs handed to it."""
@@ -167,14 +167,14 @@ def build(
         target: the total input `t^L` that the output layer is solved for: `ideal` (the paper's), `working_response`,
             `softened(epsilon)` or `scaled(logit)`. None: the working response where the loss has a bound and
             is not quadratic, as the cross-entropies and Huber's, else the ideal one.
-        margin: kept between activations and the ends of their image, in units of the activation;
+        margin: kept between activations and the ends of their range, in units of the activation;
             None: `activations.default_margin`.
         linearized: shift total inputs instead of activations, also where `f` has an inverse.
         full_batch: False where steps receive different batches.
 
     Raises:
         ValueError: a loss or an output activation that does not fit the target, or a margin that
-            leaves nothing of an image.
+            leaves nothing of a range.
 
     Classes, for example, with integer labels `(n,)`::
 
@@ -189,10 +189,10 @@ def build(
             "or scaled(logit), or another jills.ills.Target"
         )
     target.check(loss, network.output)
-    widths = [activation.image[1] - activation.image[0] for activation in network.activations]
+    widths = [activation.range[1] - activation.range[0] for activation in network.activations]
     if margin is not None and not 0.0 < margin < min(widths) / 2:
         raise ValueError(
-            f"ills: margin is {margin}, but must lie in (0, {min(widths) / 2:g}), half the narrowest image"
+            f"ills: margin is {margin}, but must lie in (0, {min(widths) / 2:g}), half the narrowest range"
         )
     return Ills(
         network=network,

@@ -138,7 +138,7 @@ squared_error = Loss(
 )
 """`mean_k (z_k - y_k)²`: the mean square over rows and outputs, without a factor ½.
 
-Its ideal total input is `f_L⁻¹(y)`, with `y` projected into the open image of `f_L`.
+Its ideal total input is `f_L⁻¹(y)`, with `y` projected into the open range of `f_L`.
 """
 
 

@@ -74,11 +74,11 @@ class Solver:
 
     method: Callable[[jax.Array, jax.Array, jax.Array], Attempt]
 
-    def __call__(self, a, b, ridge=0.0, weights=None) -> jax.Array:
+    def __call__(self, a, b, ridge: float | jax.Array = 0.0, weights=None) -> jax.Array:
         """`x`, of shape `(p, k)`, or `(p,)` for `b` of shape `(n,)`. See `solve`."""
         return self.solve(a, b, ridge, weights).x
 
-    def solve(self, a, b, ridge=0.0, weights=None) -> Solution:
+    def solve(self, a, b, ridge: float | jax.Array = 0.0, weights=None) -> Solution:
         """Minimises `Σ_n w_n ‖a_n x − b_n‖² + λ ‖x‖²`, `λ = ridge · mean_j Σ_n w_n a_nj²`.
 
         Args:

@@ -32,7 +32,7 @@ class Target(ABC):
         Args:
             loss: to lower.
             output: `f_L`.
-            margin: of projections into the image of `f_L`; None: `activations.default_margin`.
+            margin: of projections into the range of `f_L`; None: `activations.default_margin`.
             targets: `y`, `(n, k)`.
             predictions: `(n, k)`, of the parameters that the step received.
         """

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Tanh:
-    image = (-1.0, 1.0)
+    range = (-1.0, 1.0)
     forward = staticmethod(np.tanh)
     inverse = staticmethod(np.arctanh)
 
@@ -18,7 +18,7 @@ class Tanh:
 
 
 class Sigmoid:
-    image = (0.0, 1.0)
+    range = (0.0, 1.0)
 
     @staticmethod
     def forward(value):
@@ -34,7 +34,7 @@ class Sigmoid:
 
 
 class Leaky:
-    image = (-np.inf, np.inf)
+    range = (-np.inf, np.inf)
 
     def __init__(self, slope):
         self.slope = slope
@@ -73,7 +73,7 @@ def forward(params, functions, inputs):
 
 
 def project(value, function, margin):
-    low, high = function.image
+    low, high = function.range
     return min(max(value, low + margin), high - margin)
 
 

@@ -85,7 +85,7 @@ def test_extreme_inputs_have_finite_values_and_the_right_slope(name, dtype):
 @invertible
 def test_inverse_undoes_forward_inside_the_margin(name, dtype):
     activation, margin = ACTIVATIONS[name][0], default_margin(dtype)
-    low, high = (min(max(end, -9.0), 9.0) for end in activation.image)
+    low, high = (min(max(end, -9.0), 9.0) for end in activation.range)
     # To the very margin, where the conditioning of the inverse is worst.
     near = np.geomspace(margin, 0.1, 101).astype(dtype)
     values = np.concatenate([np.linspace(low + margin, high - margin, 1009), low + near, high - near])
@@ -123,7 +123,7 @@ def test_margins_follow_the_dtype():
 @pytest.mark.parametrize("margin", [None, 0.01])
 def test_projection_keeps_the_margin_and_moves_nothing_else(name, margin, dtype):
     activation = ACTIVATIONS[name][0]
-    low, high = activation.image
+    low, high = activation.range
     kept = default_margin(dtype) if margin is None else margin
     inside = np.linspace(low + 2 * kept, min(high, 3.0) - 2 * kept, 101)
     below, above = [low, low - 1.0, -1e30, low + 0.1 * kept], [high, high + 1.0, 1e30, high - 0.1 * kept]

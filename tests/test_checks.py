@@ -257,7 +257,7 @@ FAR = GOOD._replace(targets=changed(changed(GOOD.targets, (2, 0), 1.0), 5, -1.5)
 
 @doors
 def test_targets_outside_the_image_of_the_output_are_counted(door):
-    message = "3 of 22 targets lie outside the image (-1, 1) of the output activation and were projected into it"
+    message = "3 of 22 targets lie outside the range (-1, 1) of the output activation and were projected into it"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         door(FAR, algorithm=BOUNDED)

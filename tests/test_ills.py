@@ -152,6 +152,7 @@ def test_one_tanh_layer_gives_back_the_true_parameters(key):
 TEACHERS = [((3, 2, 1), 1e-4), ((3, 4, 1), 5e-5), ((2, 2, 2, 1), 5e-4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "bar"), TEACHERS)
 def test_teacher_student_reaches_the_bar(sizes, bar):
     """Median loss over 64 seeds after 200 steps, tanh on every layer, 200 rows, ρ = 0.5."""

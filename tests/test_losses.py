@@ -277,7 +277,7 @@ def test_the_ideal_input_gives_the_target_or_the_nearest_value(name, margin, dty
     assert squared_error.ideal_input is not None
     ideal = squared_error.ideal_input(jnp.asarray(targets), activation, margin)
     assert ideal.dtype == dtype
-    low, high = activation.image
+    low, high = activation.range
     kept = max(1e-6, 100 * float(np.finfo(dtype).eps)) if margin is None else margin
     nearest = np.clip(np.asarray(targets), low + kept, high - kept)
     np.testing.assert_allclose(activation.forward(ideal), nearest, rtol=1e-5, atol=1e-6)

@@ -30,9 +30,9 @@ def default_blocks(network: Network, loss: Loss = squared_error) -> tuple[Block,
     if top == 0:
         return (whole,)
     deep = network.num_layers >= MOST_LAYERS_ONE_BY_ONE
-    kinked = any(activation.kinked for activation in network.activations[:-1])
+    nonsmooth = any(activation.nonsmooth for activation in network.activations[:-1])
     layers = ((top, top),) if deep else one_by_one(network)
-    return (*(layers[1:] if loss.quadratic and (deep or kinked) else layers), whole)
+    return (*(layers[1:] if loss.quadratic and (deep or nonsmooth) else layers), whole)
 
 
 def checked(blocks: tuple[Block, ...], network: Network) -> tuple[Block, ...]:

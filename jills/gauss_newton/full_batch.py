@@ -79,14 +79,14 @@ class FullBatch(Algorithm):
         current = objective.forward(matrices)
         start = position = Position(matrices, current, state.loss, state.loss + objective.penalty(matrices))
         lambdas, last_change = hparams.damping * state.inner.damping.factor, state.inner.last_change
-        curvatures, proposals, shares, gains = None, [], [], []
+        preconditioners, proposals, shares, gains = None, [], [], []
         for index, block in enumerate(self.blocks):
-            if self.linear_solver.takes_curvatures(objective, block) and curvatures is None:
-                curvatures = self._curvatures(objective, position, lambdas)
+            if self.linear_solver.is_preconditioned(objective, block) and preconditioners is None:
+                preconditioners = self._preconditioners(objective, position, lambdas)
             warm = self._warm(objective, index)
             guess = list(linearization.stack(last_change)) if warm else None
             model = Model.of(objective, block, position.matrices, position.current)
-            proposal = propose(self.linear_solver, model, lambdas[index], curvatures, guess)
+            proposal = propose(self.linear_solver, model, lambdas[index], preconditioners, guess)
             share, new = backtrack(objective, block, position, proposal.change)
             if warm:
                 last_change = linearization.split(
@@ -115,15 +115,15 @@ class FullBatch(Algorithm):
         last = index == len(self.blocks) - 1
         return last and self._ends_with_all_layers and not self.linear_solver.is_dense(objective, self.blocks[index])
 
-    def _curvatures(self, objective, position, lambdas):
+    def _preconditioners(self, objective, position, lambdas):
         """Of all layers that conjugate gradients change in this step, each for λ of its last such block."""
         chosen = {}
         for index, (first, last) in enumerate(self.blocks):
-            if self.linear_solver.takes_curvatures(objective, (first, last)):
+            if self.linear_solver.is_preconditioned(objective, (first, last)):
                 chosen |= dict.fromkeys(range(first, last + 1), lambdas[index])
         block = (min(chosen), max(chosen))
         wanted = [chosen.get(layer, lambdas[-1]) for layer in range(block[0], block[1] + 1)]
-        return iterative.curvatures(objective, block, position.matrices, position.current, wanted)
+        return iterative.preconditioners(objective, block, position.matrices, position.current, wanted)
 
     def ended(self, info: Info, code: jax.Array) -> jax.Array:
         """Also where no block can be lowered at the largest damping; and a rejected step has not settled."""

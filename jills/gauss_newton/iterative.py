@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,41 +17,36 @@ from jills.network import Network
 from jills.types import Batch
 
 
-class Curvature(NamedTuple):
-    """What the solves of a step share of a layer's Gauss–Newton matrix."""
-
-    preconditioner: Preconditioner
-    trace: jax.Array  # () of the matrix; scales the damping
+Preconditioners = dict[int, Preconditioner]
+"""Of some layers, by their number; blocks and steps may share them."""
 
 
-def blank_curvatures(network: Network, dtype) -> dict[int, Curvature]:
-    """The curvature of every layer, by its number, before anything is known of it."""
+def blank_preconditioners(network: Network, dtype) -> Preconditioners:
+    """Those of every layer, before anything is known of it."""
 
-    def blank(below, above):
-        squares = (jnp.zeros((size, size), dtype) for size in (below + 1, above))
-        return Curvature(Preconditioner(*squares), jnp.zeros((), dtype))
+    def blank(fan_in, fan_out):
+        return Preconditioner(*(jnp.zeros(shape, dtype) for shape in ((fan_in + 1,) * 2, (fan_out,) * 2, ())))
 
     return {layer: blank(*widths) for layer, widths in enumerate(pairwise(network.sizes))}
 
 
-def curvatures(
+def preconditioners(
     objective: Objective, block: Block, matrices: Sequence[jax.Array], current: Pass, dampings: Sequence[jax.Array]
-) -> dict[int, Curvature]:
-    """The curvature of each layer of a block for its damping `λ`, by the number of the layer."""
+) -> Preconditioners:
+    """That of each layer of a block, for its damping `λ`."""
     linear = objective.linearize(block, matrices, current)
     sensitivity = one_sensitivity(linear)
     roots = None if sensitivity is None else roots_of(objective, linear, sensitivity)
-    return _curvatures(objective, linear, roots, dampings)
+    return _preconditioners(objective, linear, roots, dampings)
 
 
-def _curvatures(objective, linear, roots, dampings):
+def _preconditioners(objective, linear, roots, dampings):
     layers = _factors(objective, linear, roots)
     tiny = float(jnp.finfo(objective.decay.dtype).tiny) ** 0.5
     size = sum(matrix.size for matrix in linear.params)
     mean = add([layer.trace for layer in layers]) / size + objective.decay
     shifts = [damping * mean + objective.decay + tiny for damping in dampings]
-    pairs = zip(kronecker.preconditioners(layers, shifts), layers, strict=True)
-    return {linear.block[0] + i: Curvature(one, layer.trace) for i, (one, layer) in enumerate(pairs)}
+    return dict(enumerate(kronecker.preconditioners(layers, shifts), linear.block[0]))
 
 
 def _factors(objective: Objective, linear: LinearBlock, roots):
@@ -86,7 +80,7 @@ def solve(
     method: ConjugateGradients,
     model: Model,
     damping: jax.Array,
-    known: dict[int, Curvature] | None,
+    known: Preconditioners | None,
     guess: Vector | None,
 ) -> tuple[Vector, jax.Array, jax.Array]:
     """Δ', the decrease of the undamped model, `()`, and the products taken, `()` int32.
@@ -95,7 +89,7 @@ def solve(
         method: when to end.
         model: of a block.
         damping: λ, `()`.
-        known: curvatures of the block's layers, perhaps of slightly older parameters; None: taken here.
+        known: preconditioners of the block's layers, perhaps of slightly older parameters; None: taken here.
         guess: a change Δ to start from.
     """
     linear, decay, roots = model.linear, model.objective.decay, model.roots()
@@ -105,13 +99,13 @@ def solve(
         eps = float(jnp.finfo(decay.dtype).eps)
         method, damping, known = ConjugateGradients(12, 1e3 * eps), jnp.full_like(decay, eps), None
     if known is None:
-        known = _curvatures(model.objective, linear, roots, [damping] * len(model.gradient))
+        known = _preconditioners(model.objective, linear, roots, [damping] * len(model.gradient))
     own = [known[layer] for layer in range(linear.block[0], linear.block[1] + 1)]
     shift = damping * (add([one.trace for one in own]) / model.num_params + decay)
     penalty = model.penalty()
 
     def precondition(residual):
-        return [one.preconditioner(part) for one, part in zip(own, residual, strict=True)]
+        return [one(part) for one, part in zip(own, residual, strict=True)]
 
     found = method.solve(
         lambda change: model.product(change, shift, roots, penalty),

@@ -47,10 +47,11 @@ class Factors(NamedTuple):
 
 
 class Preconditioner(NamedTuple):
-    """`(A + π √μ I)⁻¹` and `(G + √μ/π I)⁻¹` of a layer."""
+    """`(A + π √μ I)⁻¹` and `(G + √μ/π I)⁻¹` of a layer, and the trace of the matrix that they stand for."""
 
     a: jax.Array  # (n_(l-1) + 1, n_(l-1) + 1)
     g: jax.Array  # (n_l, n_l)
+    trace: jax.Array  # () scales the damping
 
     def __call__(self, matrix: jax.Array) -> jax.Array:
         """Applied to a matrix of the shape of `θ^l`."""
@@ -91,7 +92,8 @@ def preconditioners(layers: Sequence[Factors], dampings: Sequence[jax.Array]) ->
         damped.append(_shifted(layer.a, pi * root + _floor(layer.a) * mean_a))
         damped.append(_shifted(layer.g, root / pi + _floor(layer.g) * mean_g))
     inverted = inverses(damped)
-    return [Preconditioner(a, g) for a, g in zip(inverted[::2], inverted[1::2], strict=True)]
+    pairs = zip(inverted[::2], inverted[1::2], layers, strict=True)
+    return [Preconditioner(a, g, layer.trace) for a, g, layer in pairs]
 
 
 def _mean_of_diagonal(matrix):

@@ -81,7 +81,7 @@ class Inner(NamedTuple):
 
     damping: Damping  # of the one block
     optimizer: Any  # Optax's state
-    curvatures: dict[int, iterative.Curvature]  # of each layer, by its number
+    preconditioners: iterative.Preconditioners  # of each layer
     left: jax.Array  # () int32, steps that they still serve
 
 
@@ -104,8 +104,8 @@ class Minibatch(Algorithm):
     def start(self, params: Params) -> Inner:
         """Damping and optimizer at their start; nothing is known of the curvature."""
         dtype = params[0].weight.dtype
-        curvatures = iterative.blank_curvatures(self.network, dtype)
-        return Inner(undisturbed(1, dtype), self._start_of_optimizer(params), curvatures, jnp.zeros((), jnp.int32))
+        preconditioners = iterative.blank_preconditioners(self.network, dtype)
+        return Inner(undisturbed(1, dtype), self._start_of_optimizer(params), preconditioners, jnp.zeros((), jnp.int32))
 
     def _start_of_optimizer(self, params):
         return in_dtype(self.optimizer(self.defaults).init(params), params[0].weight.dtype)
@@ -117,9 +117,9 @@ class Minibatch(Algorithm):
         current = objective.forward(matrices)
         value = objective.loss_of(current.prediction) + objective.penalty(matrices)
         damping = hparams.damping * state.inner.damping.factor[0]
-        curvatures = self._curvatures(objective, matrices, current, damping, state.inner)
+        preconditioners = self._preconditioners(objective, matrices, current, damping, state.inner)
         model = Model.of(objective, self.block, matrices, current)
-        proposal = propose(self.linear_solver, model, damping, curvatures)
+        proposal = propose(self.linear_solver, model, damping, preconditioners)
         change, optimizer = self._follow(hparams, state, linearization.split(proposal.change))
         moved = jax.tree.map(jnp.add, state.params, change)
         new = linearization.stack(moved)
@@ -130,7 +130,7 @@ class Minibatch(Algorithm):
         inner = Inner(
             back_off(state.inner.damping, kept),
             jax.tree.map(partial(_or_start, kept), optimizer, start),
-            curvatures,
+            preconditioners,
             jnp.where(kept, (state.inner.left - 1) % RENEWAL, 0),
         )
         params = jax.tree.map(lambda new, old: jnp.where(kept, new, old), moved, state.params)
@@ -138,13 +138,13 @@ class Minibatch(Algorithm):
         detail = Detail(gradient_norm, value, damping, kept.astype(jnp.int32), proposal.products)
         return state._replace(params=params, inner=inner), detail
 
-    def _curvatures(self, objective, matrices, current, damping, inner):
+    def _preconditioners(self, objective, matrices, current, damping, inner):
         """Those of earlier steps, as long as they serve."""
-        if not self.linear_solver.takes_curvatures(objective, self.block):
-            return inner.curvatures
+        if not self.linear_solver.is_preconditioned(objective, self.block):
+            return inner.preconditioners
         dampings = [damping] * self.network.num_layers
-        take = lambda: iterative.curvatures(objective, self.block, matrices, current, dampings)  # noqa: E731
-        return lax.cond(inner.left == 0, take, lambda: inner.curvatures)
+        take = lambda: iterative.preconditioners(objective, self.block, matrices, current, dampings)  # noqa: E731
+        return lax.cond(inner.left == 0, take, lambda: inner.preconditioners)
 
     def _follow(self, hparams, state, direction):
         """The optimizer's change of the parameters, and its state."""

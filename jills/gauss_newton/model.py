@@ -89,7 +89,7 @@ class Objective(NamedTuple):
         first, scaling, below = block[0], None, current.below
         if first == 0:
             scaling, below = self.scaling, (self.scaled_inputs, *below[1:])
-        elif self.is_quadratic(block) and not np.all(np.isfinite(self.network.activations[first - 1].image)):
+        elif self.is_quadratic(block) and not np.all(np.isfinite(self.network.activations[first - 1].range)):
             scaling = Scaling.of(below[first][:-1], self.weights)
             below = (*below[:first], scaling.below(below[first]), *below[first + 1 :])
         return LinearBlock(block, tuple(matrices), current._replace(below=below), scaling)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jills.conjugate_gradients import ConjugateGradients
 from jills.gauss_newton import iterative
 from jills.gauss_newton.dense import MOST_ENTRIES, Dense
-from jills.gauss_newton.iterative import Curvature
+from jills.gauss_newton.iterative import Preconditioners
 from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Model, Objective
 from jills.linalg import Vector
@@ -46,8 +46,8 @@ class Automatic:
         entries = objective.batch.inputs.shape[0] * objective.network.sizes[-1] * params
         return params <= self.limit and (entries <= MOST_ENTRIES or math.isinf(self.limit))
 
-    def takes_curvatures(self, objective: Objective, block: Block) -> bool:
-        """Whether conjugate gradients solve a block with curvatures that steps or blocks may share."""
+    def is_preconditioned(self, objective: Objective, block: Block) -> bool:
+        """Whether conjugate gradients solve a block with preconditioners that steps or blocks may share."""
         return not self.is_dense(objective, block) and not objective.is_quadratic(block)
 
 
@@ -87,7 +87,7 @@ def propose(
     solver: Automatic,
     model: Model,
     damping: jax.Array,
-    curvatures: dict[int, Curvature] | None = None,
+    preconditioners: Preconditioners | None = None,
     guess: Vector | None = None,
 ) -> Proposal:
     """The change of a block for damping `λ`, `()`; where it is exactly quadratic, undamped whatever λ is.
@@ -96,12 +96,12 @@ def propose(
         solver: chooses by size.
         model: of the block.
         damping: `λ`.
-        curvatures: of the block's layers, for conjugate gradients; None: taken anew.
+        preconditioners: of the block's layers, for conjugate gradients; None: taken anew.
         guess: a change that conjugate gradients start from.
     """
     if solver.is_dense(model.objective, model.linear.block):
         change, decrease = solver.dense.solve(model, damping)
         products = jnp.zeros((), jnp.int32)
     else:
-        change, decrease, products = iterative.solve(solver.iterative, model, damping, curvatures, guess)
+        change, decrease, products = iterative.solve(solver.iterative, model, damping, preconditioners, guess)
     return Proposal(model.linear.to_params(change), decrease, products)

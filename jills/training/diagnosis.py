@@ -1,4 +1,4 @@
-"""One word on how a member's training went, and why: the paper's failure signatures, after the run."""
+"""How a member's training went, as a status and the reason for it: the paper's failure signatures, after the run."""
 
 from typing import NamedTuple
 

@@ -1,7 +1,7 @@
 """Many members at once: H sets of hyperparameters × S random keys.
 
 `grid` is pure: two `vmap`s around any function of (hparams, key). `sweep` trains an algorithm: it
-compiles one chunk of steps and calls it from the host, so that between chunks there is room for a
+compiles one chunk of steps and calls it from the host, so that between chunks come a
 progress bar, an early end and Ctrl-C. Members are independent: one that fails leaves the others bit
 for bit as they are. (A sweep of another size may differ from this one in the last bits.)
 """

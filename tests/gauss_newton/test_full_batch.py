@@ -192,6 +192,7 @@ def deep(layers, activation=activations.tanh):
     return jills.Network((3, *[7] * layers, 2), activation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [activations.tanh, activations.relu], ids=["tanh", "relu"])
 def test_twenty_hidden_layers_train(activation, key):
     network = deep(20, activation)

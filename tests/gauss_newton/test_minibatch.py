@@ -77,7 +77,7 @@ def test_a_bad_batch_is_not_taken(key):
 
 def test_a_preconditioner_serves_some_steps_or_until_one_is_not_taken(key):
     states, _ = minibatches(key, 12, gauss_newton.MinibatchHparams(learning_rate=0.2), 6, ITERATED)
-    traces = [float(state.inner.curvatures[0].trace) for state in states]
+    traces = [float(state.inner.preconditioners[0].trace) for state in states]
     renewed = [index for index in range(12) if traces[index + 1] != traces[index]]
     assert renewed == [0, 5, 7]
     assert [int(state.inner.left) for state in states] == [0, 4, 3, 2, 1, 0, 4, 0, 4, 3, 2, 1, 0]

@@ -217,6 +217,7 @@ def test_threads_keep_the_dtype_of_the_caller(key):
     np.testing.assert_array_equal(wide.state.loss, again.state.loss)
 
 
+@pytest.mark.slow
 def test_nothing_hangs_on_one_device_or_two():
     """Threads on one CPU device, shard_map over two, and vmaps around LAPACK: each ends, and all agree."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
