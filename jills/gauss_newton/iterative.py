@@ -16,7 +16,6 @@ from jills.linalg import Vector, add, dot
 from jills.network import Network
 from jills.types import Batch
 
-
 Preconditioners = dict[int, Preconditioner]
 """Of some layers, by their number; blocks and steps may share them."""
 
