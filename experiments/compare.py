@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a file of configs/")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the config")
     parser.add_argument("--results", default="results", metavar="FOLDER", help="gets a new folder (default: results)")
-    parser.add_argument("--data", default="data", metavar="FOLDER", help="of experiments.fetch_data (default: data)")
+    parser.add_argument("--data", default="data", metavar="FOLDER", help="of experiments.data.fetch (default: data)")
     return parser
 
 

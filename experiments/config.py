@@ -41,7 +41,7 @@ class Sunspots(Table):
 
 
 class Electricity(Table):
-    """Half-hourly demand, a day ahead; see `experiments.fetch_data`."""
+    """Half-hourly demand, a day ahead; see `experiments.data.fetch`."""
 
     name: Literal["electricity"]
     lags: Positive = 48
@@ -58,7 +58,7 @@ class ElNino(Table):
 
 
 class RandomSplit(Table):
-    """A table or images, split at random; see `experiments.tables` and `experiments.images`."""
+    """A table or images, split at random; see `experiments.data.tables` and `experiments.data.images`."""
 
     name: Literal["diabetes", "boston", "auto-mpg", "concrete", "diamonds", "digits", "mnist-10k"]
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -66,13 +66,13 @@ class RandomSplit(Table):
 
 
 class FashionMnist(Table):
-    """Images of clothes, the published split; see `experiments.fetch_data`."""
+    """Images of clothes, the published split; see `experiments.data.fetch`."""
 
     name: Literal["fashion-mnist"]
 
 
 class Cifar10(Table):
-    """Colour images, the published split, from the files of its authors; see `experiments.cifar`."""
+    """Colour images, the published split, from the files of its authors; see `experiments.data.cifar`."""
 
     name: Literal["cifar-10"]
     path: str | None = None  # of the folder with the batches
