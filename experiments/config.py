@@ -1,19 +1,19 @@
 """Configs: a TOML file → a validated `Config`; and the names in it → the functions of jills.
 
-Strings for choices stand here and nowhere else. A number under [hparams.*] may be a list: then it is an axis of
-the sweep, and several lists make all their combinations.
+Strings for choices stand here and nowhere else. A value under [hparams.*] may be a list: then it is an axis of the
+sweep, and several lists make all their combinations.
 """
 
 import tomllib
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import numpy as np
+import jax
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import jills
+from experiments.measuring import product
 from jills import activations, losses, solvers
 
 ActivationName = Literal["identity", "tanh", "sigmoid", "softplus", "arcsinh", "leaky_relu", "relu", "gelu", "silu"]
@@ -121,15 +121,15 @@ class IllsTable(Table):
     logit: Annotated[float, Field(gt=0)] = 3.0  # of scaled
 
 
-class IllsNumbers(Table):
-    """The numbers of ILLS."""
+class IllsHparams(Table):
+    """The hyperparameters of ILLS."""
 
     learning_rate: Axis = 0.5
     ridge: Axis = 0.0
 
 
-class AdamNumbers(Table):
-    """The numbers of Adam."""
+class AdamHparams(Table):
+    """The hyperparameters of Adam."""
 
     learning_rate: Axis = 1e-2
     b1: Axis = 0.9
@@ -137,8 +137,8 @@ class AdamNumbers(Table):
     eps: Axis = 1e-8
 
 
-class GaussNewtonNumbers(Table):
-    """The numbers of layerwise Gauss–Newton on a full batch."""
+class GaussNewtonHparams(Table):
+    """The hyperparameters of layerwise Gauss–Newton on a full batch."""
 
     weight_decay: Axis = 0.0
     damping: Axis = 1e-2
@@ -147,12 +147,12 @@ class GaussNewtonNumbers(Table):
 class HparamsTable(Table):
     """The algorithms to run: those whose table is there."""
 
-    ills: IllsNumbers | None = None
-    gauss_newton: GaussNewtonNumbers | None = None
-    adam: AdamNumbers | None = None
+    ills: IllsHparams | None = None
+    gauss_newton: GaussNewtonHparams | None = None
+    adam: AdamHparams | None = None
 
 
-NUMBERS = {"ills": IllsNumbers, "gauss_newton": GaussNewtonNumbers, "adam": AdamNumbers}
+HPARAMS = {"ills": IllsHparams, "gauss_newton": GaussNewtonHparams, "adam": AdamHparams}
 
 
 class ProblemConfig(Table):
@@ -163,12 +163,12 @@ class ProblemConfig(Table):
     network: NetworkTable
     loss: LossName = "squared_error"
     delta: Annotated[float, Field(gt=0)] = 1.0  # of huber
-    seed: Annotated[int, Field(ge=0)] = 0  # of all random numbers
+    seed: Annotated[int, Field(ge=0)] = 0  # of everything random
     dtype: Literal["float32", "float64"] = "float64"
 
 
 class Config(ProblemConfig):
-    """A comparison: every algorithm × its numbers × seeds, on the same starts and data."""
+    """A comparison: every algorithm × its hyperparameters × seeds, on the same starts and data."""
 
     hparams: HparamsTable
     ills: IllsTable = IllsTable()
@@ -189,7 +189,7 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> Config:
     config = read(path, Config, changes)
     if not algorithms_of(config):
         raise ConfigError(f"{path}: hparams: names no algorithm; allowed: {', '.join(HparamsTable.model_fields)}")
-    _check_numbers(config, path)
+    _check_hparams(config, path)
     return config
 
 
@@ -259,12 +259,12 @@ def _allowed_keys(steps: Sequence[str], kind: type[ProblemConfig]) -> list[str]:
             table = {"hparams": HparamsTable, "network": NetworkTable}[step]
         elif step == "ills" and table is kind:
             table = IllsTable
-        elif step in NUMBERS:
-            table = NUMBERS[step]
+        elif step in HPARAMS:
+            table = HPARAMS[step]
     return list(table.model_fields)
 
 
-def _check_numbers(config: Config, path: str | Path) -> None:
+def _check_hparams(config: Config, path: str | Path) -> None:
     network = build_network(config, 1, 1)
     for name in algorithms_of(config):
         try:
@@ -314,8 +314,5 @@ def build_algorithm(config: Config, name: str, network: jills.Network) -> jills.
 
 def build_hparams(config: Config, name: str) -> Any:
     """The `Hparams` of an algorithm, each leaf `(H,)`: all combinations of its lists."""
-    default = getattr(jills, name).Hparams()
-    numbers = getattr(config.hparams, name).model_dump()
-    axes = [value if isinstance(value, list) else [value] for value in (default._asdict() | numbers).values()]
-    columns = zip(*product(*axes), strict=True)
-    return type(default)(*(np.asarray(column, config.dtype) for column in columns))
+    axes = getattr(config.hparams, name).model_dump()
+    return jax.tree.map(lambda leaf: leaf.astype(config.dtype), product(getattr(jills, name).Hparams, **axes))

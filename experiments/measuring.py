@@ -1,71 +1,113 @@
-"""What the measuring scripts share: a progress line, Ctrl-C, timing of a sweep, memory of the process, styles."""
+"""What the scripts share: the command line, grids of hyperparameters, progress, clocks, memory of the process."""
 
-import json
+import argparse
 import os
+import resource
+import signal
+import statistics
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-import matplotlib
-
-matplotlib.use("agg")
-
-import matplotlib.pyplot as plt
+import jax.numpy as jnp
 import numpy as np
-import pandas as pd
+from tqdm import tqdm
 
 import jills
-from experiments import figures, records
-from experiments.compare import uninterrupted
+
+Result = TypeVar("Result")
+Row = TypeVar("Row")
+Name = TypeVar("Name")
 
 
-def style(name: str) -> dict:
-    """Colour, line and mark of an algorithm, the same in all figures."""
-    return {
-        "color": figures.COLOURS[name],
-        "linestyle": figures.LINES[name],
-        "marker": figures.MARKS[name],
-        "markersize": 4,
-    }
+def command_line(module: str, doc: str | None, results: str = "", data: bool = False) -> argparse.ArgumentParser:
+    """The parser of `python -m experiments.<module>`.
+
+    Args:
+        module: below `experiments`.
+        doc: its docstring, whose first line describes it.
+        results: the default of `--results`; empty: no such option.
+        data: whether there is `--data`.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{module}", description=(doc or "").splitlines()[0])
+    if results:
+        parser.add_argument("--results", default=results, metavar="FOLDER", help=f"(default: {results})")
+    if data:
+        words = "of experiments.data.fetch (default: data)"
+        parser.add_argument("--data", default="data", metavar="FOLDER", help=words)
+    return parser
 
 
-def subplots(rows: int, columns: int):
-    """A figure of that many panels."""
-    size = (3.4 * columns + 0.6, 2.8 * rows + 0.4)
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, sharey="row", layout="constrained")
+def product(kind: type, **axes: Any) -> Any:
+    """All combinations of lists as hyperparameters with leaves `(H,)`, the first field slowest.
+
+    Args:
+        kind: an `Hparams`, such as `jills.adam.Hparams`.
+        axes: a number or a list for each field; what is not named keeps its default.
+    """
+    values = kind()._asdict() | axes
+    columns = np.meshgrid(*(np.atleast_1d(np.asarray(value, float)) for value in values.values()), indexing="ij")
+    return kind(*(column.ravel() for column in columns))
 
 
-def close(figure) -> None:
-    """Frees a figure that is written."""
-    plt.close(figure)
-
-
-def write_environment(folder: Path) -> None:
-    """Versions and device, beside results."""
-    text = json.dumps(records.environment(), indent=2)
-    (folder / "environment.json").write_text(text + "\n", encoding="utf-8")
-
-
-def collect(rows: Iterable[dict], count: int, label: Callable[[dict], str], stream=None) -> tuple[list[dict], bool]:
-    """The rows as a list, with a progress line; and whether Ctrl-C cut it short, which keeps what came before it."""
-    stream, done, began = sys.stderr if stream is None else stream, [], time.perf_counter()
-    try:
-        for row in rows:
-            done.append(row)
-            bar = "#" * round(20 * len(done) / count)
-            text = f"[{bar:.<20s}] {len(done)}/{count} {label(row)}, {time.perf_counter() - began:.0f} s"
-            print(f"\r{text:<100s}", end="\n" if len(done) == count else "", file=stream, flush=True)
-    except KeyboardInterrupt:
-        return done, True
+def collect(rows: Iterable[Row], count: int | None, label: Callable[[Row], str]) -> tuple[list[Row], bool]:
+    """The rows as a list, with a progress bar; and whether Ctrl-C cut it short, which keeps what came before it."""
+    done = []
+    with tqdm(total=count) as bar:
+        try:
+            for row in rows:
+                done.append(row)
+                bar.set_postfix_str(label(row), refresh=False)
+                bar.update()
+        except KeyboardInterrupt:
+            return done, True
     return done, False
 
 
-def where(table: pd.DataFrame, mask) -> pd.DataFrame:
-    """The rows of a table where the mask holds."""
-    return pd.DataFrame(table[np.asarray(mask, bool)])
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits for what is inside: the seconds in which finished work is summed up and written."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def clock(call: Callable[[], Result]) -> tuple[float, Result]:
+    """Seconds of a call, its results computed, and the results."""
+    began = time.perf_counter()
+    result = jax.block_until_ready(call())
+    return time.perf_counter() - began, result
+
+
+def medians(calls: Mapping[Name, Callable[[], float]], repeats: int) -> dict[Name, float]:
+    """Median of what each call returns, measured in alternation so that all share what disturbs the machine."""
+    measured = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            measured[name].append(call())
+    return {name: statistics.median(each) for name, each in measured.items()}
+
+
+def matmul_rate(dtype: str, size: int = 2048, repeats: int = 5) -> float:
+    """Multiply-adds a second of the fastest of some products of two `(size, size)` matrices, on all cores.
+
+    Precision is what the algorithms ask for: all digits of the dtype, on accelerators too.
+    """
+    left = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    multiply = jax.jit(partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST))
+    jax.block_until_ready(multiply(left, left))
+    return size**3 / min(clock(lambda: multiply(left, left))[0] for _ in range(repeats))
 
 
 class Timing(NamedTuple):
@@ -103,33 +145,11 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def most_resident() -> int:
-    """Most bytes this process has had in memory so far; -1 where the system is not asked."""
+def peak_bytes() -> int:
+    """The most memory that this process has had so far."""
     try:
+        # Not ru_maxrss where it can be helped: Linux hands it down from the process that started this one.
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     except OSError:
-        return -1
-    # Not getrusage: its maximum is handed on from the process that started this one.
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), -1)
-
-
-def device_bytes() -> int | None:
-    """Bytes of the first device's own memory; None where it has none, as a CPU."""
-    limits: Any = jax.local_devices()[0].memory_stats()
-    return limits.get("bytes_limit") if limits else None
-
-
-__all__ = [
-    "Timing",
-    "close",
-    "collect",
-    "device_bytes",
-    "most_resident",
-    "num_cores",
-    "second_chunk",
-    "style",
-    "subplots",
-    "uninterrupted",
-    "where",
-    "write_environment",
-]
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,12 +1,13 @@
-"""What a comparison leaves on disk: labelled arrays, a tidy table, the resolved config, the machine."""
+"""What experiments leave on disk: labelled arrays, tidy tables, the resolved config, the machine."""
 
 import json
-import os
 import platform
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ import xarray as xr
 
 import jills
 from experiments.config import Config, Table
+from experiments.measuring import num_cores
 
 
 class Outcome(NamedTuple):
@@ -25,7 +27,7 @@ class Outcome(NamedTuple):
     hparams: dict[str, np.ndarray]  # name → (H,)
     result: jills.SweepResult
     final_metrics: dict[str, np.ndarray]  # of the last parameters, (H, S)
-    predictions: np.ndarray | None  # (S, n_test, k), scaled, of the best set of numbers by training loss
+    predictions: np.ndarray | None  # (S, n_test, k), scaled, at the best setting by training loss
 
 
 def new_folder(parent: str | Path, config_path: str | Path) -> Path:
@@ -44,7 +46,7 @@ def new_folder(parent: str | Path, config_path: str | Path) -> Path:
 def to_dataset(outcomes: list[Outcome], config: Config) -> xr.Dataset:
     """All runs as one xarray Dataset with dimensions algorithm, hparam, seed and step.
 
-    `train_loss[…, t]` is the loss after t steps, t = 0 … T. Algorithms with fewer sets of numbers, or
+    `train_loss[…, t]` is the loss after t steps, t = 0 … T. Algorithms with fewer settings of hyperparameters, or
     stopped by Ctrl-C, are filled up with NaN.
     """
     parts = [_one(outcome) for outcome in outcomes]
@@ -102,7 +104,7 @@ def _append(curve, last=None):
 
 
 def summarize(outcomes: list[Outcome]) -> pd.DataFrame:
-    """A tidy table: one row for each algorithm and set of numbers, medians and quartiles over the seeds."""
+    """A tidy table: one row for each algorithm and setting, medians and quartiles over the seeds."""
     rows = []
     for outcome in outcomes:
         result, words = outcome.result, jills.diagnose(outcome.result.state, outcome.result.info).word
@@ -149,20 +151,42 @@ def environment() -> dict:
     device = jax.local_devices()[0]
     return {
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
-        "device": f"{jax.local_device_count()} x {device.platform} ({device.device_kind}), {os.cpu_count()} cores",
+        "device": f"{jax.local_device_count()} x {device.platform} ({device.device_kind}), {num_cores()} cores",
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def write_environment(folder: Path) -> None:
+    """Versions and device, beside results."""
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
 
 
 def write_config(folder: Path, config: Table) -> None:
     """The resolved config, which can be run again, and beside it versions and device."""
     (folder / "config.toml").write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
-    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+    write_environment(folder)
 
 
 def write_results(folder: Path, dataset: xr.Dataset, summary: pd.DataFrame) -> None:
     """`results.nc` (open with `xarray.open_dataset`) and `summary.csv`."""
     summary.to_csv(folder / "summary.csv", index=False)
-    partial = folder / "results.nc.partial"
-    dataset.to_netcdf(partial, engine="h5netcdf")
-    partial.replace(folder / "results.nc")
+    write_whole(folder / "results.nc", partial(dataset.to_netcdf, engine="h5netcdf"))
+
+
+def write_whole(path: Path, save: Callable[[Path], Any]) -> None:
+    """Saves by way of a file beside it, so that `path` is never half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".unfinished-{path.name}")  # its suffix tells some what to write
+    save(unfinished)
+    unfinished.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, whole or not at all."""
+    write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table in GitHub's Markdown."""
+    lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in [table.columns, *table.to_numpy().tolist()]]
+    return "\n".join([lines[0], "|" + " --- |" * len(table.columns), *lines[1:]])

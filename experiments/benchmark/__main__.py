@@ -1,4 +1,4 @@
-"""The benchmark: time to target against every peer, one config a problem.
+"""The benchmark: time to target against every peer, one config for each problem.
 
     python -m experiments.benchmark configs/benchmark/*.toml [--seeds N] [--seconds S] [--only WORD] [--memory]
                                     [--results FOLDER] [--data FOLDER]
@@ -13,15 +13,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
 from experiments.benchmark.config import NAMES, ConfigError, chosen, load_benchmark
-from experiments.benchmark.figures import curve_figure, ratio_figure, write
+from experiments.benchmark.figures import curve_figure, ratio_figure
 from experiments.benchmark.files import read_memory, read_runs, read_tuning, slug
 from experiments.benchmark.ratios import curves, ours_in, summarize, with_losses
 from experiments.benchmark.tables import markdown
+from experiments.figures import write
+from experiments.measuring import command_line
+from experiments.records import write_text, write_whole
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,16 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmark", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = command_line("benchmark", __doc__, "results/benchmark", data=True)
     parser.add_argument("configs", type=Path, nargs="*", metavar="CONFIG", help="files of configs/benchmark/")
     parser.add_argument("--seeds", type=int, metavar="N", help="in place of those of the configs")
     parser.add_argument("--seconds", type=float, metavar="S", help="the longest run, in place of those of the configs")
     parser.add_argument("--only", default="", metavar="WORD", help="peers whose name contains it; several: A,B")
     parser.add_argument("--memory", action="store_true", help="also the memory of each peer, in a process of its own")
-    parser.add_argument("--results", default="results/benchmark", metavar="FOLDER", help="(default: results/benchmark)")
-    parser.add_argument("--data", default="data", metavar="FOLDER", help="of experiments.data.fetch (default: data)")
     return parser
 
 
@@ -104,20 +102,15 @@ def report(results: Path) -> None:
         print(error)
         return
     summary, arrays = summarize(with_losses(runs, ours), ours, read_memory(results)), curves(runs)
-    write(results / "runs.csv", lambda path: with_losses(runs, ours).to_csv(path, index=False))
-    write(results / "summary.csv", lambda path: summary.to_csv(path, index=False))
-    write(results / "traces.nc", lambda path: arrays.to_netcdf(path, engine="h5netcdf"))
+    write_text(results / "runs.csv", with_losses(runs, ours).to_csv(index=False))
+    write_text(results / "summary.csv", summary.to_csv(index=False))
+    write_whole(results / "traces.nc", partial(arrays.to_netcdf, engine="h5netcdf"))
     text = markdown(summary, read_tuning(results), ours)
-    write(results / "summary.md", lambda path: path.write_text(text, encoding="utf-8"))
-    write(results / "ratios.png", ratio_figure(summary, ours).savefig)
-    write(results / "curves.png", curve_figure(summary, arrays, ours).savefig)
+    write_text(results / "summary.md", text)
+    write(ratio_figure(summary, ours), results / "ratios.png")
+    write(curve_figure(summary, arrays, ours), results / "curves.png")
     print(text)
-    print(f"{count(runs)}; results in {results}")
-
-
-def count(runs: pd.DataFrame) -> str:
-    """How much there is."""
-    return f"{runs.problem.nunique()} problems, {runs.peer.nunique()} peers, {len(runs)} runs"
+    print(f"{runs.problem.nunique()} problems, {runs.peer.nunique()} peers, {len(runs)} runs; results in {results}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,6 @@
-"""The figures of the benchmark. One colour, mark and line a family everywhere, told apart by all eyes."""
+"""The figures of the benchmark. One colour, mark and line for each family."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,10 +12,9 @@ from matplotlib.ticker import NullFormatter
 
 from experiments.benchmark.config import FULL_BATCH, MINIBATCHES
 from experiments.benchmark.ratios import best_of
-from experiments.figures import COLOURS, LINES, MARKS
-from experiments.records import quartiles
+from experiments.figures import LOOKS, band, finite_quartiles, style, subplots
 
-LOOKS = {  # family → the algorithm whose looks it has
+SHOWN_AS = {  # family → the algorithm whose looks it has
     FULL_BATCH: "adam",
     MINIBATCHES: "adam_minibatches",
     "L-BFGS (Optax)": "lbfgs",
@@ -30,13 +23,6 @@ LOOKS = {  # family → the algorithm whose looks it has
 }
 OURS = "gauss_newton"
 COLUMNS = 4  # of small multiples
-
-
-def write(path: Path, save: Callable[[Path], Any]) -> None:
-    """Saves by way of a file beside it, so that a report that is cut short leaves the last one whole."""
-    partial = path.with_name(f"{path.stem}-partial{path.suffix}")
-    save(partial)
-    partial.replace(path)
 
 
 def titles(summary: pd.DataFrame) -> dict[str, str]:
@@ -49,9 +35,9 @@ def ratio_figure(summary: pd.DataFrame, ours: str) -> Figure:
     """Time of each family over ours by problem: median of seeds and quartiles, bounds as open marks with an arrow."""
     names = titles(summary)
     figure, axis = plt.subplots(figsize=(8.5, 1.6 + 0.55 * len(names)), layout="constrained")
-    offsets = np.linspace(-0.3, 0.3, len(LOOKS))
-    for offset, (family, look) in zip(offsets, LOOKS.items(), strict=True):
-        colour, mark = COLOURS[look], MARKS[look]
+    offsets = np.linspace(-0.3, 0.3, len(SHOWN_AS))
+    for offset, (family, look) in zip(offsets, SHOWN_AS.items(), strict=True):
+        colour, mark = LOOKS[look].colour, LOOKS[look].mark
         rows = best_of(summary, family, "ratio").set_index("problem").reindex(list(names))
         axis.plot([], [], mark, color=colour, label=family)
         for height, (_, row) in enumerate(rows.iterrows()):
@@ -68,7 +54,7 @@ def ratio_figure(summary: pd.DataFrame, ours: str) -> Figure:
         axis.axhline(height - 0.5, color="0.85", linewidth=0.8)
     words = "Median of seeds, bar between quartiles; open with an arrow: a bound"
     figure.suptitle(f"{words}; right of 1: {ours} is quicker", fontsize=10)
-    figure.legend(loc="outside lower center", ncols=len(LOOKS), fontsize=8)
+    figure.legend(loc="outside lower center", ncols=len(SHOWN_AS), fontsize=8)
     return figure
 
 
@@ -85,19 +71,19 @@ def draw_ratio(axis: Axes, row: pd.Series, height: float, colour: str, mark: str
 
 
 def curve_figure(summary: pd.DataFrame, arrays: xr.Dataset, ours: str) -> Figure:
-    """Best loss so far against seconds, a panel a problem: median of seeds, band between quartiles, the target."""
+    """Best loss so far against seconds for each problem: median of seeds, band between quartiles, the target."""
     names = titles(summary)
     columns = min(COLUMNS, len(names))
     lines = -(-len(names) // columns)
     size = (max(3.3 * columns, 6.6), 2.7 * lines + 1.2)
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
-    leaders = {family: best_of(summary, family).set_index("problem").peer for family in LOOKS}
+    figure, axes = subplots(lines, columns, figsize=size)
+    leaders = {family: best_of(summary, family).set_index("problem").peer for family in SHOWN_AS}
     for axis, (problem, title) in zip(axes.flat, names.items(), strict=False):
         one = arrays.sel(problem=problem)
-        for family, look in LOOKS.items():
+        for family, look in SHOWN_AS.items():
             if problem in leaders[family]:
-                draw_curve(axis, one, leaders[family][problem], COLOURS[look], LINES[look])
-        draw_curve(axis, one, ours, COLOURS[OURS], LINES[OURS], width=2.0)
+                draw_curve(axis, one, leaders[family][problem], look)
+        draw_curve(axis, one, ours, OURS, linewidth=2.0)
         axis.axhline(float(np.nanmedian(one.target)), color="black", linewidth=0.8)
         axis.set(xscale="log", yscale="log")
         axis.set_xlabel("seconds without compilation", fontsize=8)
@@ -106,8 +92,8 @@ def curve_figure(summary: pd.DataFrame, arrays: xr.Dataset, ours: str) -> Figure
         axis.grid(alpha=0.3)
     for axis in list(axes.flat)[len(names) :]:
         axis.set_axis_off()
-    for family, look in [(ours, OURS), *LOOKS.items()]:
-        axes[0, 0].plot([], [], color=COLOURS[look], linestyle=LINES[look], label=family)
+    for family, look in [(ours, OURS), *SHOWN_AS.items()]:
+        axes[0, 0].plot([], [], color=LOOKS[look].colour, linestyle=LOOKS[look].line, label=family)
     figure.supylabel("best training loss so far", fontsize=10)
     figure.suptitle(
         "Median of seeds, band between quartiles; black: the target; flat where a run has ended", fontsize=10
@@ -116,13 +102,11 @@ def curve_figure(summary: pd.DataFrame, arrays: xr.Dataset, ours: str) -> Figure
     return figure
 
 
-def draw_curve(axis: Axes, one: xr.Dataset, peer: str, colour: str, line: Any, width: float = 1.4) -> None:
+def draw_curve(axis: Axes, one: xr.Dataset, peer: str, look: str, **more: Any) -> None:
     """Median and quartiles of one peer, where it was run."""
     if peer not in one.peer.values:
         return
     losses = one.loss.sel(peer=peer).values
     losses = losses[np.isfinite(losses).any(axis=1)]
     if len(losses):
-        low, middle, high = (np.where(np.isfinite(each), each, np.nan) for each in quartiles(losses))
-        axis.plot(one.seconds, middle, color=colour, linestyle=line, linewidth=width)
-        axis.fill_between(one.seconds, low, high, color=colour, alpha=0.15, linewidth=0)
+        band(axis, one.seconds, *finite_quartiles(losses), **(style(look) | {"marker": ""} | more))

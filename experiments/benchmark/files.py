@@ -1,4 +1,4 @@
-"""Where the benchmark keeps what is complete: a folder a problem, in it a folder a seed, in it a file a run."""
+"""Where the benchmark keeps what is complete: a folder per problem, in it a folder per seed, in it a file per run."""
 
 import json
 import re
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from experiments.records import write_text
 
 
 def slug(name: str) -> str:
@@ -25,10 +27,7 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a file that is there completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(content) + "\n")
 
 
 def read_runs(results: Path) -> pd.DataFrame:
@@ -40,7 +39,7 @@ def read_runs(results: Path) -> pd.DataFrame:
 
 def read_memory(results: Path) -> pd.DataFrame:
     """Problem, peer and mebibytes, as far as they were measured."""
-    rows = [read_json(path) for path in sorted(results.glob("*/memory/*.json"))]
+    rows = [read_json(path) for path in sorted(results.glob("*/memory/[!.]*.json"))]
     return pd.DataFrame(rows, columns=["problem", "peer", "mebibytes"])
 
 

@@ -8,7 +8,6 @@ Every run is written when it is complete; what FOLDER already holds is not run a
 import argparse
 import importlib
 import math
-import resource
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,6 +31,7 @@ from experiments.benchmark.config import (
 )
 from experiments.benchmark.files import read_json, run_path, slug, write_json
 from experiments.data import MissingData
+from experiments.measuring import command_line, peak_bytes
 from experiments.peers import Budget, Peer, Problem, Trace, choose, epochs, with_optax
 
 TUNING_SEED = 1_000_000  # the first one; none that is measured
@@ -40,7 +40,7 @@ TRACE_POINTS = 400
 
 
 class Entry(NamedTuple):
-    """A peer as the benchmark runs it: its numbers are chosen."""
+    """A peer as the benchmark runs it: its hyperparameters are chosen."""
 
     name: str
     run: Callable[[Problem, Budget], Trace]
@@ -70,14 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = (__doc__ or "").splitlines()
-    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark.one_problem", description=lines[0])
+    parser = command_line("benchmark.one_problem", __doc__, data=True)
     parser.add_argument("config", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--only", default="", metavar="WORD")
-    parser.add_argument("--data", default="data")
     parser.add_argument("--memory", default="", metavar="PEER", choices=NAMES)
     return parser
 
@@ -141,7 +139,7 @@ def batch_sizes(problem: Problem) -> list[int]:
 
 
 def entry(name: str, tuning: dict) -> Entry:
-    """A peer by name, Adam with its tuned numbers."""
+    """A peer by name, Adam at its tuned setting."""
     if name == FULL_BATCH:
         rate = tuning["full_batch"]["rate"]
         return Entry(name, partial(with_optax.adam, learning_rate=rate), setting=f"rate {rate:g}")
@@ -179,10 +177,10 @@ def tuned(config: BenchmarkConfig, task: problems.Task, folder: Path) -> dict:
 
 
 def tune(samples: list[Problem], steps: int) -> dict:
-    """The numbers with the lowest median loss, and those losses: all rows after `steps`, minibatches in that time."""
+    """The settings with the lowest median loss, and those losses: all rows after `steps`, minibatches in that time."""
     budget = Budget(math.inf, steps)
     traces = {rate: [with_optax.adam(problem, budget, rate) for problem in samples] for rate in with_optax.RATES}
-    losses = {rate: float(np.median([lowest(trace) for trace in each])) for rate, each in traces.items()}
+    losses = {rate: float(np.median([trace.lowest for trace in each])) for rate, each in traces.items()}
     rate = min(losses, key=lambda rate: losses[rate])
     seconds = float(np.median([trace.seconds[-1] for trace in traces[rate]]))
     tuning = {"full_batch": {"rate": rate, "losses": losses, "seconds": seconds}}
@@ -195,14 +193,9 @@ def tune_minibatches(samples: list[Problem], seconds: float) -> dict:
     """Rate and batch size with the lowest median loss after some seconds."""
     run, budget = with_optax.minibatch_adam, Budget(seconds)
     pairs = [(rate, size) for rate in with_optax.RATES for size in batch_sizes(samples[0])]
-    losses = {pair: float(np.median([lowest(run(one, budget, *pair)) for one in samples])) for pair in pairs}
+    losses = {pair: float(np.median([run(one, budget, *pair).lowest for one in samples])) for pair in pairs}
     rate, size = min(losses, key=lambda pair: losses[pair])
     return {"rate": rate, "batch_size": size, "losses": {f"{r:g}, {s}": loss for (r, s), loss in losses.items()}}
-
-
-def lowest(trace: Trace) -> float:
-    """The lowest loss of a trace that may end in NaN."""
-    return float(np.fmin.reduce(trace.losses))
 
 
 def reference(config: BenchmarkConfig, problem: Problem, folder: Path, tuning: dict) -> dict:
@@ -210,7 +203,7 @@ def reference(config: BenchmarkConfig, problem: Problem, folder: Path, tuning: d
     path = folder / f"seed-{problem.seed}" / "reference.json"
     if not path.exists():
         trace = entry(FULL_BATCH, tuning).run(problem, Budget(math.inf, config.target_steps))
-        goal = {"target": lowest(trace), "budget": float(trace.seconds[-1]), "steps": len(trace.losses) - 1}
+        goal = {"target": trace.lowest, "budget": float(trace.seconds[-1]), "steps": len(trace.losses) - 1}
         write_json(path, goal)
     return read_json(path)
 
@@ -236,7 +229,7 @@ def measured(one: Entry, problem: Problem, goal: dict, max_seconds: float, metri
     reached = seconds <= cap
     record |= {"reached": reached, "seconds": seconds if reached else cap, "steps": len(trace.losses) - 1}
     record |= {name: float(value) for name, value in metrics(trace.params).items()}
-    return record | {"best_loss": lowest(trace), "note": trace.note, "trace": thin(trace)}
+    return record | {"best_loss": trace.lowest, "note": trace.note, "trace": thin(trace)}
 
 
 def thin(trace: Trace, most: int = TRACE_POINTS) -> dict:
@@ -259,20 +252,9 @@ def measure_memory(config: BenchmarkConfig, task: problems.Task, folder: Path, n
         return
     one = untuned(name, problem)
     importlib.import_module(one.needs)
-    before = peak_mebibytes()
+    before = peak_bytes()
     one.run(problem, Budget(seconds))
-    write_json(path, {"problem": folder.name, "peer": name, "mebibytes": peak_mebibytes() - before})
-
-
-def peak_mebibytes() -> float:
-    """The most memory that this process has had."""
-    try:
-        # Linux hands the peak of a parent process down with `ru_maxrss`, but not with this one.
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
-    except OSError:
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    write_json(path, {"problem": folder.name, "peer": name, "mebibytes": (peak_bytes() - before) / 2**20})
 
 
 if __name__ == "__main__":

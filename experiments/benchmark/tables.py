@@ -1,10 +1,9 @@
 """The tables of the benchmark for readers: Markdown that is printed and written."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from experiments.benchmark.ratios import BOUNDS, FAMILIES, best_of, overall, show, slower
+from experiments.records import as_markdown
 
 
 def markdown(summary: pd.DataFrame, tuning: dict[str, dict], ours: str) -> str:
@@ -25,7 +24,7 @@ HOW = (
 
 
 def overall_table(summary: pd.DataFrame) -> str:
-    """A row a group of problems, a column a family; in brackets how many problems, and how many of them bounds."""
+    """A row for each group of problems; in brackets how many they are, and how many of them are bounds."""
     means, rows = overall(summary), []
     for group, part in means.groupby("group", sort=False):
         cells = {"": str(group)} | dict.fromkeys(FAMILIES, "")
@@ -33,7 +32,7 @@ def overall_table(summary: pd.DataFrame) -> str:
             bounds = f", {row['not_exact']} bounds" if row["not_exact"] else ""
             cells[row["family"]] = f"{show(*(row[bound] for bound in BOUNDS))} ({row['problems']}{bounds})"
         rows.append(cells)
-    return table(list(rows[0]) if rows else [""], rows)
+    return as_markdown(pd.DataFrame(rows))
 
 
 def slower_list(summary: pd.DataFrame, ours: str) -> str:
@@ -61,7 +60,7 @@ def tuned_line(tuning: dict | None) -> str:
 
 
 def problem_table(part: pd.DataFrame) -> str:
-    """A row a peer, the quickest first."""
+    """A row for each peer, the quickest first."""
     rows, known = [], part.dropna(axis=1, how="all").columns
     for _, row in part.iterrows():
         cells = {"peer": " ".join([row.peer, f"({row.setting})" if row.setting else ""]).strip()}
@@ -69,7 +68,7 @@ def problem_table(part: pd.DataFrame) -> str:
         cells |= {"ratio": ranged(row, "ratio"), "with compilation": ranged(row, "ratio_compiled")}
         cells |= {words: f"{row[name]:.3g}" for name, words in SHOWN.items() if name in known}
         rows.append(cells)
-    return table(list(rows[0]), rows)
+    return as_markdown(pd.DataFrame(rows))
 
 
 SHOWN = {
@@ -93,9 +92,3 @@ def ranged(row: pd.Series, name: str) -> str:
     """Median and quartiles, each with its sign."""
     middle = bounded(row, name)
     return middle and f"{middle} [{bounded(row, name, 'q25')}, {bounded(row, name, 'q75')}]"
-
-
-def table(header: Sequence[str], rows: Sequence[dict[str, str]]) -> str:
-    """Markdown of cells by column."""
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
-    return "\n".join(lines + ["| " + " | ".join(row[name] for name in header) + " |" for row in rows])

@@ -4,7 +4,7 @@
 
 Each experiment has a config in configs/claims/. A piece of it is on disk as soon as it is complete: after Ctrl-C, or
 where the process was killed, the same command goes on there, and what was finished with the same config is not run
-again. Leaves a folder an experiment, with `table.csv` (all runs, tidy), `summary.csv`, the resolved config, versions
+again. Leaves a folder per experiment, with `table.csv` (all runs, tidy), `summary.csv`, the resolved config, versions
 and device and a figure, and `report.html` with all of them, which opens offline. With --quick everything is run at toy
 size, with --publish figures and tables go to experiments/figures/ and experiments/README.md.
 """
@@ -12,17 +12,16 @@ size, with --publish figures and tables go to experiments/figures/ and experimen
 import argparse
 import hashlib
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import matplotlib.pyplot as plt
 import pandas as pd
 import tomli_w
+from tqdm import tqdm
 
-from experiments import records
+from experiments import figures, records
 from experiments.claims import (
     activations,
     classification,
@@ -40,6 +39,7 @@ from experiments.claims import (
 from experiments.claims.base import Experiment, load_config
 from experiments.config import ConfigError
 from experiments.data import MissingData
+from experiments.measuring import command_line
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     two_layer.EXPERIMENT,
@@ -83,12 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments.claims", description=(__doc__ or "").splitlines()[0])
+    parser = command_line("claims", __doc__, "results/claims", data=True)
     names = [one.name for one in EXPERIMENTS]
     parser.add_argument("--quick", action="store_true", help="everything at toy size")
     parser.add_argument("--only", nargs="+", choices=names, default=[], metavar="NAME", help=", ".join(names))
-    parser.add_argument("--results", default="results/claims", metavar="FOLDER", help="(default: results/claims)")
-    parser.add_argument("--data", default="data", metavar="FOLDER", help="of experiments.data.fetch (default: data)")
     parser.add_argument("--publish", action="store_true", help="put figures and tables into experiments/")
     return parser
 
@@ -126,33 +124,27 @@ def run(one: Experiment, folder: Path, options: argparse.Namespace) -> bool:
 
 def run_pieces(one: Experiment, config, folder: Path, data: str) -> tuple[pd.DataFrame, bool]:
     """The rows of all pieces, and whether all data were there."""
-    tables, whole, began = [], True, time.perf_counter()
-    pieces = list(one.pieces(config, data))
-    for count, piece in enumerate(pieces):
-        path = folder / f"{piece.name}.csv"
-        if not path.exists():
-            place = f"{one.name} [{count + 1}/{len(pieces)}] {piece.name}"
-            print(f"\r{place}, {time.perf_counter() - began:.0f} s".ljust(100), end="", file=sys.stderr, flush=True)
-            try:
-                rows = piece.run()
-            except MissingData as error:
-                print(f"\n{error}", file=sys.stderr)
-                whole = False
-                continue
-            partial = path.with_suffix(".partial")
-            pd.DataFrame(rows).to_csv(partial, index=False)
-            partial.replace(path)
-        tables.append(pd.read_csv(path))
-    print(f"\r{one.name}: {len(tables)} pieces in {time.perf_counter() - began:.0f} s".ljust(100), file=sys.stderr)
+    tables, whole, pieces = [], True, list(one.pieces(config, data))
+    with tqdm(pieces, desc=one.name) as bar:
+        for piece in bar:
+            path = folder / f"{piece.name}.csv"
+            if not path.exists():
+                bar.set_postfix_str(piece.name)
+                try:
+                    rows = piece.run()
+                except MissingData as error:
+                    bar.write(str(error), sys.stderr)
+                    whole = False
+                    continue
+                records.write_text(path, pd.DataFrame(rows).to_csv(index=False))
+            tables.append(pd.read_csv(path))
     return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()), whole
 
 
 def write(one: Experiment, table: pd.DataFrame, folder: Path, whole: bool) -> None:
     """Table, figure and summary; the summary last, since it says that the experiment is complete."""
     table.to_csv(folder / "table.csv", index=False)
-    figure = one.draw(table)
-    figure.savefig(folder / f"{one.name}.png", dpi=110)
-    plt.close(figure)
+    figures.write(one.draw(table), folder / f"{one.name}.png")
     summary = one.summarize(table)
     (folder / "summary-of-part.csv").unlink(missing_ok=True)
     # With data missing it is not complete: then the same command looks for them again.

@@ -1,14 +1,14 @@
 """Does it work with every activation, and is the inverse of the activation needed? Teachers and diabetes.
 
-Where an activation has an inverse, ILLS is run on both roads: "inverse", the paper's, shifts activations and inverts
-them; "linearised" shifts total inputs and needs no inverse, and is the only road for ReLU and GELU. All networks have
+Where an activation has an inverse, ILLS is run in both variants: "inverse", the paper's, shifts activations and inverts
+them; "linearised" shifts total inputs and needs no inverse, and is the only one for ReLU and GELU. All networks have
 one hidden layer and a linear output. A teacher has the shape and the activation of its student and labels the rows
 without noise. Its outputs are scaled to mean 0 and variance 1, which a linear output layer can follow exactly, and so
 are the targets of diabetes: losses mean the same for all activations, and 1 is the loss of the best constant.
 
 "Final" is after the last step. A network fails if its final loss is not finite or is 1 or more. Every method has,
 for each activation and data set, the rate whose median final loss is lowest; all runs of ILLS have the same ridge. Adam
-is given more steps than the others, since its steps are quicker; both numbers are in the table.
+is given more steps than the others, since its steps are quicker; both are in the table.
 """
 
 from collections.abc import Iterator
@@ -23,24 +23,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jills
-from experiments import measuring, problems
-from experiments.claims.base import (
-    ClaimConfig,
-    Experiment,
-    Piece,
-    Row,
-    keys_of,
-    last,
-    median_interval,
-    numbers,
-    parts,
-    show_interval,
-    train,
-    tuned,
-    where,
-)
+from experiments import figures, problems
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, keys_of, train
+from experiments.claims.drawing import draw_intervals
+from experiments.claims.statistics import last, median_interval, parts, show_interval, tuned, where
 from experiments.config import Positive
 from experiments.data import load
+from experiments.measuring import product
 
 LOSS = jills.losses.squared_error
 FAILED = 1.0  # the loss of the best constant
@@ -64,7 +53,7 @@ METHODS = {
 
 
 class Config(ClaimConfig):
-    """Which activations, which numbers."""
+    """Which activations, which hyperparameters."""
 
     activations: list[Literal["tanh", "sigmoid", "softplus", "arcsinh", "relu", "gelu", "silu"]]
     slopes: list[float]  # of leaky ReLU
@@ -81,7 +70,7 @@ class Config(ClaimConfig):
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
-    """One a data set and activation."""
+    """One for each data set and activation."""
     known = {SPELLED.get(name, name): getattr(jills.activations, name) for name in config.activations}
     known |= {f"leaky ReLU {slope:g}": jills.activations.leaky_relu(slope) for slope in config.slopes}
     for data in config.data:
@@ -95,7 +84,7 @@ def measure(config: Config, folder: str, data: str, name: str, activation: jills
     network, problem = make(config, folder, activation)
     labels, rows = {"data": f"{data} {'-'.join(map(str, network.sizes))}", "activation": name}, []
     for method, (algorithm, axes, steps) in plans(config, network).items():
-        hparams, shown = numbers(type(algorithm.defaults), **axes), METHODS[method]
+        hparams, shown = product(type(algorithm.defaults), **axes), METHODS[method]
         labels |= {"method": method}
         each = train(shown.algorithm, algorithm, hparams, problem, keys_of(config), steps, **labels)
         rows += [row for row in each if row["step"] == steps]
@@ -103,7 +92,7 @@ def measure(config: Config, folder: str, data: str, name: str, activation: jills
 
 
 def plans(config: Config, network: jills.Network) -> dict[str, tuple[jills.Algorithm, dict[str, Any], int]]:
-    """By method the algorithm, its numbers and its steps; the inverse road only where there is an inverse."""
+    """By method the algorithm, its hyperparameters and its steps; "inverse" only where there is one."""
     ills = partial(jills.ills.build, network, LOSS, jills.solvers.qr)
     axes, steps = {"learning_rate": config.rho, "ridge": config.ridge}, config.num_steps
     known: dict[str, tuple[jills.Algorithm, dict[str, Any], int]] = {
@@ -146,40 +135,36 @@ def _test(network, test, params):
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A panel a data set: final training loss by activation, median and interval, for all methods."""
+    """A panel per data set: final training loss by activation, median and interval, for all methods."""
     ends = last(tuned(table, ["data", "activation", "method"]))
     names = list(ends["data"].unique())
-    figure, panels = measuring.plt.subplots(
-        1, len(names), figsize=(5.6 * len(names) + 0.6, 4.8), squeeze=False, layout="constrained"
-    )
+    figure, panels = figures.subplots(1, len(names), figsize=(5.6 * len(names) + 0.6, 4.8))
     for panel, name in zip(panels[0], names, strict=True):
         draw_panel(panel, where(ends, data=name))
         panel.set(title=f"{name} (dotted: best constant)", yscale="log")
         panel.set_ylabel("final training loss, in variances of the targets")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    figures.legend(figure, panels[0, 0], 4)
     return figure
 
 
 def draw_panel(panel: Axes, ends: pd.DataFrame) -> None:
-    """Marks side by side for each activation; those of the linearised road are open."""
+    """Marks side by side for each activation; those of the linearised variant are open."""
     names = list(ends["activation"].unique())
     panel.axhline(FAILED, color="black", linewidth=0.8, linestyle=":")
     for place, (method, shown) in enumerate(METHODS.items()):
         shift = 0.2 * (place - (len(METHODS) - 1) / 2)
-        style = measuring.style(shown.algorithm) | {"linestyle": "", "markersize": 6, "capsize": 2}
+        style = figures.style(shown.algorithm) | {"markersize": 6, "label": shown.label}
         style |= {} if shown.filled else {"markerfacecolor": "white"}
         part = where(ends, method=method)
         places = [names.index(str(name)) for name in part["activation"].unique()]
-        each = [median_interval(where(part, activation=names[index])["loss"]) for index in places]
-        intervals = np.array(each, float).reshape(-1, 3)
-        low, middle, high = np.where(np.isfinite(intervals), intervals, np.nan).T  # infinity has no place
-        panel.errorbar(np.array(places) + shift, middle, [middle - low, high - middle], label=shown.label, **style)
+        each = [where(part, activation=names[index])["loss"] for index in places]
+        draw_intervals(panel, np.array(places) + shift, each, **style)
     panel.set_xticks(range(len(names)), names, rotation=40, ha="right")
     panel.grid(alpha=0.3, axis="y")
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a data set and activation: final training losses; then test losses, failures and rates in their order."""
+    """A row per data set and activation: final training losses; then test losses, failures and rates in their order."""
     rows = []
     best = last(tuned(table, ["data", "activation", "method"]))
     for (data, activation), part in parts(best, "data", "activation"):

@@ -1,7 +1,7 @@
-"""What all experiments on the claims share: config, pieces, training as a tidy table, statistics.
+"""What all experiments on the claims share: config, pieces, training as a tidy table.
 
 An experiment is a list of pieces. A piece is some training that is written when it is complete; its rows are tidy:
-one row a network and recorded step. Figure and summary are drawn from the rows of all pieces.
+one row for each network and recorded step. Figure and summary are drawn from the rows of all pieces.
 """
 
 import tomllib
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 import jills
 from experiments import problems
 from experiments.config import ConfigError, Positive, Table
-from experiments.records import worst_if_not_finite
+from experiments.measuring import product
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
@@ -30,7 +30,7 @@ class ClaimConfig(Table):
     title: str
     dtype: Literal["float32", "float64"] = "float64"
     seeds: Positive = 20
-    seed: int = 0  # of all random numbers
+    seed: int = 0  # of everything random
 
 
 class Piece(NamedTuple):
@@ -79,19 +79,19 @@ def checkpoints(num_steps: int, points: int = 40) -> np.ndarray:
 def train(
     name: str, algorithm: jills.Algorithm, hparams: Any, problem: Any, keys: jax.Array, num_steps: int, **labels: Any
 ) -> list[Row]:
-    """A sweep as rows: labels, algorithm, the numbers that it varies, seed, step, seconds, losses, metrics.
+    """A sweep as rows: labels, algorithm, the hyperparameters that it varies, seed, step, seconds, losses, metrics.
 
     Args:
         name: the algorithm's, for colours and tables.
         algorithm: of a `build`.
-        hparams: its numbers, leaves scalars or `(H,)`.
+        hparams: its hyperparameters, leaves scalars or `(H,)`.
         problem: a `jax.tree_util.Partial`, `key → (params, batch)` or `(params, batch, metrics)`.
         keys: `(S,)`.
         num_steps: T.
         labels: columns that say what was trained.
 
     Returns:
-        A row for each set of numbers, seed and one of `checkpoints(T)`. `seconds` is wall time of the sweep on all
+        A row for each setting, seed and one of `checkpoints(T)`. `seconds` is wall time of the sweep on all
         cores over its networks, without compilation; `word` is that of `jills.diagnose` after the last step.
     """
     result = jills.sweep(algorithm, hparams, problem, keys, num_steps, num_steps)
@@ -106,8 +106,8 @@ def train(
     }
     words = jills.diagnose(result.state, result.info).word
     pace = result.run_seconds / (loss[..., 0].size * num_steps)
-    numbers = {field: np.broadcast_to(values, (loss.shape[0],)) for field, values in hparams._asdict().items()}
-    varied = {field: values for field, values in numbers.items() if len(np.unique(values)) > 1 or field in ALWAYS}
+    known = {field: np.broadcast_to(values, (loss.shape[0],)) for field, values in hparams._asdict().items()}
+    varied = {field: values for field, values in known.items() if len(np.unique(values)) > 1 or field in ALWAYS}
     rows = []
     for h, s in np.ndindex(loss.shape[:2]):
         member = labels | {"algorithm": name} | {field: float(values[h]) for field, values in varied.items()}
@@ -123,85 +123,27 @@ def train(
 ALWAYS = ("learning_rate",)  # also where all members have the same
 
 
-def numbers(kind: type, **axes: Any) -> Any:
-    """All combinations of lists as an `Hparams` with leaves `(H,)`; what is not named keeps its default.
-
-    Args:
-        kind: an `Hparams`, such as `jills.adam.Hparams`.
-        axes: a number or a list for each field.
-    """
-    known = kind()._asdict() | axes
-    columns = np.meshgrid(*(np.atleast_1d(np.asarray(value, float)) for value in known.values()), indexing="ij")
-    return kind(*(column.ravel() for column in columns))
-
-
 def compared(
-    network: jills.Network, rho: list[float], adam_rates: list[float]
+    network: jills.Network,
+    rho: list[float],
+    adam_rates: list[float],
+    ridge: float | list[float] = 0.0,
+    weight_decay: float | list[float] = 0.0,
+    solver: jills.Solver = jills.solvers.qr,
 ) -> dict[str, tuple[jills.Algorithm, Any]]:
-    """ILLS at every ρ, Gauss–Newton as it comes, Adam at every rate, for squared error: name → algorithm, numbers."""
+    """ILLS at every ρ and ridge, Gauss–Newton at every weight decay, Adam at every rate, for squared error.
+
+    Returns:
+        Name → algorithm, hyperparameters.
+    """
     return {
-        "ills": (jills.ills.build(network, solver=jills.solvers.qr), numbers(jills.ills.Hparams, learning_rate=rho)),
-        "gauss_newton": (jills.gauss_newton.build(network), numbers(jills.gauss_newton.Hparams)),
-        "adam": (jills.adam.build(network), numbers(jills.adam.Hparams, learning_rate=adam_rates)),
+        "ills": (
+            jills.ills.build(network, solver=solver),
+            product(jills.ills.Hparams, learning_rate=rho, ridge=ridge),
+        ),
+        "gauss_newton": (
+            jills.gauss_newton.build(network),
+            product(jills.gauss_newton.Hparams, weight_decay=weight_decay),
+        ),
+        "adam": (jills.adam.build(network), product(jills.adam.Hparams, learning_rate=adam_rates)),
     }
-
-
-def parts(table: pd.DataFrame, *by: str) -> list[tuple[tuple, pd.DataFrame]]:
-    """The rows with equal values in some columns: pairs of these values and the rows, in the order of the table."""
-    groups = table.groupby(list(by), sort=False, dropna=False)
-    return [(key if isinstance(key, tuple) else (key,), pd.DataFrame(part)) for key, part in groups]
-
-
-def where(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
-    """The rows that have these values in these columns."""
-    mask = np.ones(len(table), bool)
-    for name, value in values.items():
-        mask &= table[name].to_numpy() == value
-    return pd.DataFrame(table[mask])
-
-
-def last(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the last step."""
-    return pd.DataFrame(table[table["word"].notna()])
-
-
-def median_interval(values: Any, resamples: int = 1000) -> tuple[float, float, float]:
-    """The median with its 95 % bootstrap interval, `(low, median, high)`; what is not finite is worse than any other.
-
-    The percentile bootstrap over the members, with a fixed seed.
-    """
-    values = worst_if_not_finite(values)
-    picks = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5], method="nearest")
-    return float(low), float(np.median(values)), float(high)
-
-
-def show_interval(values: Any) -> str:
-    """A median with its interval, as text: `0.12 (0.10–0.15)`."""
-    low, middle, high = median_interval(values)
-    return f"{middle:.3g} ({low:.2g}–{high:.2g})"
-
-
-def tuned(table: pd.DataFrame, by: list[str], measure: str = "loss", field: str = "learning_rate") -> pd.DataFrame:
-    """Of each group the rows of that number, by default the learning rate, whose median measure is lowest at the end.
-
-    Args:
-        table: of `train`.
-        by: columns that make the groups, the algorithm among them.
-        measure: lower is better.
-        field: what is chosen.
-    """
-    ends = last(table)
-    judged = ends.assign(measure_=worst_if_not_finite(ends[measure]))
-    known = judged.groupby([*by, field], dropna=False)["measure_"].median().reset_index()
-    best = known.sort_values("measure_").groupby(by, dropna=False, sort=False).head(1)
-    return table.merge(best[[*by, field]], on=[*by, field])
-
-
-def curve(table: pd.DataFrame, measure: str, across: str = "step") -> pd.DataFrame:
-    """Median and quartiles of a measure over seeds by step: columns `across`, low, middle, high."""
-    rows = []
-    for _, part in table.groupby("step"):
-        low, middle, high = np.percentile(worst_if_not_finite(part[measure]), [25, 50, 75], method="nearest")
-        rows.append({across: part[across].median(), "low": low, "middle": middle, "high": high})
-    return pd.DataFrame(rows).replace(np.inf, np.nan)

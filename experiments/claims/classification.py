@@ -1,7 +1,7 @@
 """Cross-entropy: where should ILLS aim, and what accuracy and calibration does it reach? Digits and Fashion-MNIST.
 
 A cross-entropy has no finite ideal input, so the output layer of ILLS is solved for one of three: the logits of targets
-softened by ε, targets scaled to logits c and -c, or the working response; each is a road. Gauss–Newton and Adam lower
+softened by ε, targets scaled to logits c and -c, or the working response. Gauss–Newton and Adam lower
 the cross-entropy itself. Networks have one hidden layer of tanh.
 
 ILLS forms a matrix of rows · 10 by width · (inputs + 1), too large for 784 inputs. So Fashion-MNIST is its first 3000
@@ -13,10 +13,10 @@ r_i = 1 where it is that of the true class, else 0, the expected calibration err
 
     ECE = Σ_b n_b/n |mean_{i in b} r_i − mean_{i in b} p_i| = 1/n Σ_b |Σ_{i in b} (r_i − p_i)|.
 
-Every method has the rate whose median training loss after its last step is lowest; the best of a road is likewise the
-ε or c with the lowest. Steps are so many that Gauss–Newton and Adam get about the seconds of ILLS, or fewer. Seconds
-are those of the sweeps alone: test rows are looked at between them. "Lowest NLL" is that of all recorded moments, an
-optimistic number for every method alike: it chooses on the test rows.
+Every method has the rate whose median training loss after its last step is lowest; the best of a kind of target is
+likewise the ε or c with the lowest. Steps are so many that Gauss–Newton and Adam get about the seconds of ILLS, or
+fewer. Seconds are those of the sweeps alone: test rows are looked at between them. "Lowest NLL" is that of all recorded
+moments, an optimistic value for every method alike: it chooses on the test rows.
 """
 
 from collections.abc import Iterator
@@ -32,30 +32,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jills
-from experiments import data, measuring, problems
-from experiments.claims.base import (
-    ClaimConfig,
-    Experiment,
-    Piece,
-    Row,
-    curve,
-    keys_of,
-    last,
-    median_interval,
-    numbers,
-    parts,
-    show_interval,
-    tuned,
-    where,
-)
+from experiments import data, figures, problems
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, keys_of
+from experiments.claims.drawing import draw_curve, draw_intervals
+from experiments.claims.statistics import last, parts, show_interval, show_rate, tuned, where
 from experiments.config import Positive
-from experiments.data.splits import Dataset, Split
+from experiments.data import Dataset, Split
+from experiments.measuring import product
 
 LOSS = jills.losses.softmax_cross_entropy
 NUM_BINS = 15
 FASHION_ROWS = 3000
 SIDE, SQUARE = 7, 4  # of an averaged image, and of what is averaged to a pixel of it
-ROADS = {  # label, line
+FAMILIES = {  # label, line
     "softened": ("ILLS, softened", "-"),
     "scaled": ("ILLS, scaled", "--"),
     "working response": ("ILLS, working response", ":"),
@@ -66,7 +55,7 @@ OTHERS = ("gauss_newton", "adam")  # not of ILLS
 
 
 class Config(ClaimConfig):
-    """Which data, which targets, which numbers, for how long."""
+    """Which data, which targets, which hyperparameters, for how long."""
 
     data: list[Literal["digits", "fashion-mnist"]]
     hidden: Positive
@@ -82,7 +71,7 @@ class Config(ClaimConfig):
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
-    """One a data set and method."""
+    """One for each data set and method."""
     methods: list[tuple[str, str, Any]] = [
         *(("softened", f"softened, ε = {value:g}", jills.ills.softened(value)) for value in config.softened),
         *(("scaled", f"scaled, c = {value:g}", jills.ills.scaled(value)) for value in config.scaled),
@@ -91,27 +80,27 @@ def pieces(config: Config, folder: str) -> Iterator[Piece]:
         ("adam", "Adam", None),
     ]
     for name in config.data:
-        for road, method, target in methods:
+        for family, method, target in methods:
             value = method.partition(" = ")[2]
-            run = partial(measure, config, folder, name, road, method, target)
-            yield Piece(f"{name}-{road} {value}".strip().replace(" ", "-"), run)
+            run = partial(measure, config, folder, name, family, method, target)
+            yield Piece(f"{name}-{family} {value}".strip().replace(" ", "-"), run)
 
 
-def measure(config: Config, folder: str, name: str, road: str, method: str, target: Any) -> list[Row]:
+def measure(config: Config, folder: str, name: str, family: str, method: str, target: Any) -> list[Row]:
     """The rows of one method on one data set."""
     dataset = prepare(name, folder)
     network = jills.Network((dataset.train.inputs.shape[1], config.hidden, 10), jills.activations.tanh)
     axes: dict[str, Any]
-    if road == "gauss_newton":
+    if family == "gauss_newton":
         algorithm, axes, steps = jills.gauss_newton.build(network, LOSS), {}, config.newton_steps
-    elif road == "adam":
+    elif family == "adam":
         algorithm, axes = jills.adam.build(network, LOSS), {"learning_rate": config.adam_rates}
         steps = config.adam_steps
     else:
         algorithm = jills.ills.build(network, LOSS, jills.solvers.qr, target=target)
         axes, steps = {"learning_rate": config.rho, "ridge": config.ridge}, config.ills_steps
-    rows = record(algorithm, numbers(type(algorithm.defaults), **axes), dataset, config, steps)
-    labels = {"data": f"{name} {'-'.join(map(str, network.sizes))}", "road": road, "method": method}
+    rows = record(algorithm, product(type(algorithm.defaults), **axes), dataset, config, steps)
+    labels = {"data": f"{name} {'-'.join(map(str, network.sizes))}", "family": family, "method": method}
     return [labels | row for row in rows]
 
 
@@ -174,16 +163,14 @@ def test_metrics(network: jills.Network, test: jills.Batch, labels: jax.Array, p
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A row a data set: loss and accuracy against seconds, best of each road; NLL and ECE of all methods."""
+    """A row per data set: loss and accuracy against seconds, best of each kind; NLL and ECE of all methods."""
     best = tuned(table, ["data", "method"])
-    roads = tuned(best, ["data", "road"], field="method")
+    families = tuned(best, ["data", "family"], field="method")
     names = list(best["data"].unique())
-    figure, panels = measuring.plt.subplots(
-        len(names), 3, figsize=(14, 0.9 + 3.8 * len(names)), squeeze=False, layout="constrained"
-    )
+    figure, panels = figures.subplots(len(names), 3, figsize=(14, 0.9 + 3.8 * len(names)))
     for row, name in zip(panels, names, strict=True):
-        for (road,), part in parts(where(roads, data=name), "road"):
-            draw_curves(row[:2], str(road), part)
+        for (family,), part in parts(where(families, data=name), "family"):
+            draw_curves(row[:2], str(family), part)
         row[0].set(title=f"{name}: training loss", yscale="log", ylabel="cross-entropy, nats")
         row[1].set(title=f"{name}: test accuracy", ylabel="share of test rows")
         draw_ends(row[2], last(where(best, data=name)))
@@ -193,17 +180,15 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def style(road: str) -> dict[str, Any]:
-    """The colour of the algorithm; the roads of ILLS have lines of their own."""
-    return measuring.style(road if road in OTHERS else "ills") | {"linestyle": ROADS[road][1]}
+def style(family: str) -> dict[str, Any]:
+    """The colour of the algorithm; the targets of ILLS have lines of their own."""
+    return figures.style(family if family in OTHERS else "ills") | {"linestyle": FAMILIES[family][1]}
 
 
-def draw_curves(panels: np.ndarray, road: str, part: pd.DataFrame) -> None:
+def draw_curves(panels: np.ndarray, family: str, part: pd.DataFrame) -> None:
     """Medians over seeds with the band between the quartiles."""
     for panel, measure in zip(panels, ("loss", "test_accuracy"), strict=True):
-        line, look = curve(part, measure, "seconds"), style(road)
-        panel.plot(line["seconds"], line["middle"], label=ROADS[road][0], **(look | {"markersize": 3}))
-        panel.fill_between(line["seconds"], line["low"], line["high"], color=look["color"], alpha=0.15, linewidth=0)
+        draw_curve(panel, part, measure, "seconds", label=FAMILIES[family][0], **(style(family) | {"markersize": 3}))
         panel.set(xscale="log", xlabel="seconds a network, without compilation")
         panel.grid(alpha=0.3)
 
@@ -213,26 +198,24 @@ def draw_ends(panel: Axes, ends: pd.DataFrame) -> None:
     names = list(ends["method"].unique())
     for place, name in enumerate(names):
         part = where(ends, method=name)
-        look = style(str(part["road"].iloc[0])) | {"markersize": 6, "linestyle": "", "capsize": 2}
+        look = style(str(part["family"].iloc[0])) | {"markersize": 6}
         for measure, face in (("test_loss", look["color"]), ("test_ece", "white")):
-            interval = np.array(median_interval(part[measure]))
-            low, middle, high = np.where(np.isfinite(interval), interval, np.nan)  # infinity has no place
-            panel.errorbar(place, middle, [[middle - low], [high - middle]], markerfacecolor=face, **look)
+            draw_intervals(panel, [place], [part[measure]], markerfacecolor=face, **look)
     panel.set_xticks(range(len(names)), names, rotation=40, ha="right")
     panel.set(yscale="log", ylabel="filled: NLL, nats; open: ECE")
     panel.grid(alpha=0.3, axis="y", which="both")
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a data set and method."""
+    """A row per data set and method."""
     rows, best = [], tuned(table, ["data", "method"])
     for (name, method), part in parts(best, "data", "method"):
         ends, first = last(part), part.iloc[0]
-        algorithm = "" if first["road"] in OTHERS else "ILLS, "
+        algorithm = "" if first["family"] in OTHERS else "ILLS, "
         lowest = part.assign(test_loss=part["test_loss"].fillna(np.inf)).groupby("seed")["test_loss"].min()
         pace = 1e3 * (ends["seconds"] / ends["step"]).median()
         row = {"data": name, "method": f"{algorithm}{method}"}
-        row |= {"rate": "" if first["road"] == "gauss_newton" else f"{first['learning_rate']:g}"}
+        row |= {"rate": show_rate(first["family"], first["learning_rate"])}
         row |= {"training loss": show_interval(ends["loss"]), "test NLL": show_interval(ends["test_loss"])}
         row |= {"lowest NLL": show_interval(lowest), "accuracy": show_interval(ends["test_accuracy"])}
         row |= {"ECE": show_interval(ends["test_ece"]), "steps": ends["step"].iloc[0]}

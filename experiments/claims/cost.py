@@ -14,11 +14,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from experiments import measuring
-from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, parts, where
+from experiments import figures, measuring
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row
+from experiments.claims.statistics import parts, where
 from experiments.config import Positive
 from experiments.figures import NAMES
-from experiments.studies import arithmetic, scaling
+from experiments.studies import scaling
 
 AXES = ("rows", "width", "depth", "outputs")
 PRODUCTS = 5  # of conjugate gradients in a layer, on paper
@@ -38,38 +39,30 @@ class Config(ClaimConfig):
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
-    """One a point."""
+    """One for each point."""
     for axis in AXES:
         for value in getattr(config, axis):
             yield Piece(f"{axis}-{value}", partial(measure, config, axis, value))
 
 
 def measure(config: Config, axis: str, value: int) -> list[Row]:
-    """A row an algorithm."""
+    """A row per algorithm."""
     limits = scaling.Limits(config.repeats, config.seconds, longest=config.longest)
-    rate = arithmetic.matmul_rate(config.dtype, 1024)
+    rate = measuring.matmul_rate(config.dtype, 1024)
     work = partial(scaling.paper, iterations=PRODUCTS)
     names = list(scaling.BUILDERS)
     return list(scaling.measure(scaling.Point(), [(axis, value)], names, config.dtype, rate, limits, work))
 
 
-def ratios(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with each quantity over that of Adam at the same point, as columns `<quantity>_ratio`."""
-    table = table.reindex(columns=[*table.columns, *(name for name in RATIOS if name not in table)])
-    adam = table[table["algorithm"] == "adam"].set_index(["axis", "value"])
-    table = table.join(adam[list(RATIOS)].add_suffix("_adam"), on=["axis", "value"])
-    return table.assign(**{f"{name}_ratio": table[name] / table[f"{name}_adam"] for name in RATIOS})
-
-
 def draw(table: pd.DataFrame) -> Figure:
-    """Seconds, and arithmetic on paper, over those of Adam: a panel an axis."""
-    table = ratios(table)
+    """Seconds, and arithmetic on paper, over those of Adam: a panel per axis."""
+    table = scaling.over_adam(table, RATIOS)
     axes = [axis for axis in AXES if axis in set(table["axis"])]
-    figure, panels = measuring.subplots(1, len(axes))
+    figure, panels = figures.subplots(1, len(axes), sharey="row")
     for panel, axis in zip(panels[0], axes, strict=True):
         for name in ("ills", "gauss_newton"):
             part = where(table, axis=axis, algorithm=name)
-            style = measuring.style(name)
+            style = figures.style(name)
             panel.plot(part["value"], part["seconds_ratio"], label=f"{NAMES[name]}, seconds", **style)
             hollow = style | {"linestyle": ":", "markerfacecolor": "white"}
             panel.plot(part["value"], part["multiply_adds_ratio"], label=f"{NAMES[name]}, on paper", **hollow)
@@ -80,13 +73,13 @@ def draw(table: pd.DataFrame) -> Figure:
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0, 0].set_ylabel("a step over a step of Adam")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    figures.legend(figure, panels[0, 0], 4)
     return figure
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """A row an axis and algorithm: ratios to Adam along the values."""
-    table, rows = ratios(table), []
+    """A row per axis and algorithm: ratios to Adam along the values."""
+    table, rows = scaling.over_adam(table, RATIOS), []
     for (axis, name), part in parts(pd.DataFrame(table[table["algorithm"] != "adam"]), "axis", "algorithm"):
         row = {"axis": f"{axis} {', '.join(map(str, part['value']))}", "algorithm": NAMES[name]}
         for quantity, label in RATIOS.items():

@@ -17,22 +17,9 @@ from jax.tree_util import Partial
 from matplotlib.figure import Figure
 
 import jills
-from experiments import measuring
-from experiments.claims.base import (
-    ClaimConfig,
-    Experiment,
-    Piece,
-    Row,
-    compared,
-    keys_of,
-    last,
-    median_interval,
-    parts,
-    show_interval,
-    train,
-    tuned,
-    where,
-)
+from experiments import figures
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, compared, keys_of, train
+from experiments.claims.statistics import last, median_interval, parts, show_interval, tuned, where
 from experiments.config import Positive
 from experiments.figures import NAMES
 
@@ -54,7 +41,7 @@ class Config(ClaimConfig):
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
-    """One a depth and algorithm."""
+    """One for each depth and algorithm."""
     for depth in config.depths:
         network = jills.Network((config.inputs, *depth * (config.width,), 1), jills.activations.tanh)
         for name, (algorithm, hparams) in compared(network, config.rho, config.adam_rates).items():
@@ -91,9 +78,9 @@ def layer_updates(algorithm: jills.Algorithm, num_steps: int, hparams, task: Par
     def norms(params):
         return jnp.stack([jnp.sqrt(jnp.sum(layer.weight**2) + jnp.sum(layer.bias**2)) for layer in params])
 
-    def one(numbers, key):
+    def one(hparams, key):
         def body(state, _):
-            new, _ = algorithm.step(numbers, state, batch)
+            new, _ = algorithm.step(hparams, state, batch)
             return new, norms(jax.tree.map(jnp.subtract, new.params, state.params)) / norms(state.params)
 
         params, batch = task(key)
@@ -102,7 +89,7 @@ def layer_updates(algorithm: jills.Algorithm, num_steps: int, hparams, task: Par
 
     dtype = jax.eval_shape(task, keys[0])[0][0].weight.dtype
     # One member after the other: a batched LAPACK call may hang on few cores.
-    by_key = lambda numbers: lax.map(partial(one, numbers), keys)  # noqa: E731 used at once
+    by_key = lambda hparams: lax.map(partial(one, hparams), keys)  # noqa: E731 used at once
     return lax.map(by_key, jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), hparams))
 
 
@@ -111,13 +98,11 @@ def draw(table: pd.DataFrame) -> Figure:
     best = tuned(table, ["depth", "algorithm"])
     ends = last(best)
     layers = np.arange(1, shown_depth(ends) + 2)
-    figure, panels = measuring.plt.subplots(2, 2, figsize=(9.5, 7), layout="constrained")
+    figure, panels = figures.subplots(2, 2, figsize=(9.5, 7))
     for (name,), part in parts(ends, "algorithm"):
-        style, depths = measuring.style(name), sorted(part["depth"].unique())
+        style, depths = figures.style(name), sorted(part["depth"].unique())
         each = [median_interval(where(part, depth=depth)["loss"]) for depth in depths]
-        low, middle, high = np.array(each).T
-        panels[0, 0].plot(depths, middle, label=NAMES[name], **style)
-        panels[0, 0].fill_between(depths, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        figures.band(panels[0, 0], depths, *np.array(each).T, label=NAMES[name], **style)
         costs = part.groupby("depth")[["seconds", "step", "compile_seconds"]].median()
         panels[1, 0].plot(costs.index, 1e3 * costs["seconds"] / costs["step"], **style)
         panels[1, 1].plot(costs.index, costs["compile_seconds"], **style)
@@ -135,7 +120,7 @@ def draw(table: pd.DataFrame) -> Figure:
         panels[place].set(xlabel=across, ylabel=up, yscale="linear" if place == (1, 1) else "log")
         panels[place].set_xticks(layers if place == (0, 1) else depths)
         panels[place].grid(alpha=0.3)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figures.legend(figure, panels[0, 0], 3)
     return figure
 
 
@@ -145,7 +130,7 @@ def shown_depth(ends: pd.DataFrame) -> int:
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a depth and algorithm."""
+    """A row per depth and algorithm."""
     rows = []
     for (depth, name), part in parts(last(tuned(table, ["depth", "algorithm"])), "depth", "algorithm"):
         first, top = part["update_1"].median(), part[f"update_{depth + 1}"].median()

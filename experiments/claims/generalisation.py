@@ -24,22 +24,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jills
-from experiments import data, measuring, problems
-from experiments.claims.base import (
-    ClaimConfig,
-    Experiment,
-    Piece,
-    Row,
-    curve,
-    keys_of,
-    last,
-    numbers,
-    parts,
-    show_interval,
-    train,
-    tuned,
-    where,
-)
+from experiments import data, figures, problems
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, compared, keys_of, train
+from experiments.claims.statistics import best_of, curve, last, parts, show_interval, show_rate, tuned, where
 from experiments.config import Positive, Teacher
 from experiments.data.splits import shuffled
 from experiments.figures import NAMES
@@ -50,7 +37,7 @@ FLOOR = 1e-30  # losses below it count as it: a ratio of roundings says nothing
 
 
 class Config(ClaimConfig):
-    """Which data, which numbers, for how long."""
+    """Which data, which hyperparameters, for how long."""
 
     overfitting: list[Literal["diabetes", "boston", "sunspots"]]
     hidden: Positive
@@ -70,7 +57,7 @@ class Config(ClaimConfig):
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
-    """One a data set and algorithm, in both parts."""
+    """One for each data set and algorithm, in both parts."""
     for name in config.overfitting:
         for algorithm in ("ills", "gauss_newton", "adam"):
             yield Piece(f"overfitting-{name}-{algorithm}", partial(overfit, config, name, algorithm, folder))
@@ -82,16 +69,10 @@ def pieces(config: Config, folder: str) -> Iterator[Piece]:
 def overfit(config: Config, name: str, method: str, folder: str) -> list[Row]:
     """The sweep of one algorithm on one data set; `strength` is that of ridge or weight decay."""
     network, problem = noisy_problem(name, config.hidden, config.dtype, folder)
-    ills = jills.ills.build(network, solver=jills.solvers.qr)
-    newton, adam = jills.gauss_newton.build(network), jills.adam.build(network)
-    algorithm, steps, axes = {
-        "ills": (ills, config.ills_steps, {"learning_rate": config.rho, "ridge": config.ridge}),
-        "gauss_newton": (newton, config.newton_steps, {"weight_decay": config.weight_decay}),
-        "adam": (adam, config.adam_steps, {"learning_rate": config.adam_rates}),
-    }[method]
-    hparams = numbers(type(algorithm.defaults), **axes)
-    rows = train(method, algorithm, hparams, problem, keys_of(config), steps, part="overfitting", data=name)
-    only = axes.get("ridge", axes.get("weight_decay", [0.0]))[0]
+    plan = compared(network, config.rho, config.adam_rates, config.ridge, config.weight_decay)[method]
+    steps = {"ills": config.ills_steps, "gauss_newton": config.newton_steps, "adam": config.adam_steps}[method]
+    rows = train(method, *plan, problem, keys_of(config), steps, part="overfitting", data=name)
+    only = {"ills": config.ridge, "gauss_newton": config.weight_decay, "adam": [0.0]}[method][0]
     for row in rows:
         row["strength"] = row.get("ridge", row.get("weight_decay", only))
     return rows
@@ -111,16 +92,13 @@ def noisy_problem(name: str, hidden: int, dtype: str, folder: str) -> tuple[jill
 def begin(config: Config, name: str, method: str, folder: str) -> list[Row]:
     """Sweeps of one algorithm from the start and from where ILLS has come to."""
     network, problem = {"teacher": teacher, "sunspots": sunspots}[name](config.dtype, folder)
-    algorithm, steps, axes = {
-        "gauss_newton": (jills.gauss_newton.build(network), config.newton_steps_after, {}),
-        "adam": (jills.adam.build(network), config.adam_steps_after, {"learning_rate": config.adam_rates}),
-    }[method]
-    hparams, keys = numbers(type(algorithm.defaults), **axes), keys_of(config)
+    plan = compared(network, [config.first_rho], config.adam_rates)[method]
+    steps = {"gauss_newton": config.newton_steps_after, "adam": config.adam_steps_after}[method]
     after, rho, rows = partial(_after_ills, network), jnp.asarray(config.first_rho, config.dtype), []
     for first in config.first:
         begun = Partial(after, problem, jnp.asarray(first), rho)  # another number of steps does not compile again
         label = f"{name} {'-'.join(map(str, network.sizes))}"
-        rows += train(method, algorithm, hparams, begun, keys, steps, part="start", data=label, first=first)
+        rows += train(method, *plan, begun, keys_of(config), steps, part="start", data=label, first=first)
     return rows
 
 
@@ -160,19 +138,15 @@ def stopped(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(worst=worst_if_not_finite(table["validation_loss"]))
     lowest = table.groupby([*setting, "learning_rate", "seed"])["worst"].idxmin()
     table["stop"] = np.isin(table.index, lowest.to_numpy())
-    medians = where(table, stop=True).groupby([*setting, "learning_rate"])["worst"].median().reset_index()
-    best = medians.sort_values("worst", kind="stable").groupby(setting, sort=False).head(1)
-    return table.merge(best[[*setting, "learning_rate"]], on=[*setting, "learning_rate"])
+    best = best_of(where(table, stop=True), setting, ["learning_rate"], "validation_loss")
+    return table.merge(best, on=[*setting, "learning_rate"])
 
 
 def contrasted(best: pd.DataFrame) -> pd.DataFrame:
     """Of each data set and algorithm strength zero and, of those above it (`held`), the one that validates best."""
-    setting = ["data", "algorithm", "strength"]
-    medians = where(best, stop=True).groupby(setting)["worst"].median().reset_index()
-    medians["held"] = medians["strength"] > 0
-    medians = medians.sort_values("worst", kind="stable")
-    kept = medians.groupby(["data", "algorithm", "held"], sort=False).head(1)
-    return best.merge(kept[[*setting, "held"]], on=setting)
+    best = best.assign(held=best["strength"] > 0)
+    kept = best_of(where(best, stop=True), ["data", "algorithm", "held"], ["strength"], "validation_loss")
+    return best.merge(kept, on=["data", "algorithm", "held", "strength"])
 
 
 def ratios(table: pd.DataFrame) -> pd.DataFrame:
@@ -186,14 +160,12 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Above, losses against step, a panel a data set; below, ratios after a start with ILLS."""
+    """Above, losses against step, a panel per data set; below, ratios after a start with ILLS."""
     best, after = contrasted(stopped(rows_of(table, "overfitting"))), ratios(table)
     names, starts = list(best["data"].unique()), list(after["data"].unique())
     shown = [*((name, "ratio") for name in starts), *((name, "test_ratio") for name in starts[-1:])]
     columns = max(len(names), len(shown))
-    figure, panels = measuring.plt.subplots(
-        2, columns, figsize=(3.9 * columns, 7.8), squeeze=False, layout="constrained"
-    )
+    figure, panels = figures.subplots(2, columns, figsize=(3.9 * columns, 7.8))
     for panel in [*panels[0, len(names) :], *panels[1, len(shown) :]]:
         panel.set_axis_off()
     for panel, name in zip(panels[0], names, strict=False):
@@ -210,7 +182,7 @@ def draw(table: pd.DataFrame) -> Figure:
 def draw_losses(panel: Axes, best: pd.DataFrame) -> None:
     """Medians over seeds of the test loss, with and without ridge, and of the training loss without."""
     for (name, held), part in parts(best, "algorithm", "held"):
-        style = measuring.style(name)
+        style = figures.style(name)
         lines = {"test_loss": "--" if held else "-"} | ({} if held else {"loss": ":"})
         for measure, line in lines.items():
             known = curve(part, measure).iloc[1:]  # a logarithmic axis has no place for 0
@@ -230,7 +202,7 @@ def draw_ratios(panel: Axes, after: pd.DataFrame, measure: str) -> None:
     panel.axhline(1, color="black", linewidth=0.8)
     firsts = sorted(after["first"].unique())
     for (name, first), part in parts(after, "algorithm", "first"):
-        style, known = measuring.style(name), curve(part, measure).iloc[1:]
+        style, known = figures.style(name), curve(part, measure).iloc[1:]
         width = WIDTHS[min(firsts.index(first), len(WIDTHS) - 1)]
         color = style["color"]
         panel.plot(known["step"], known["middle"], color=color, linestyle=style["linestyle"], linewidth=width)
@@ -244,7 +216,7 @@ def draw_legends(figure: Figure, panels: np.ndarray, firsts: list[int]) -> None:
     """What colours and lines mean: above the losses, and below the ratios."""
     line = partial(panels[0, 0].plot, [], [])
     handles = [
-        line(color=measuring.style(name)["color"], label=NAMES[name])[0] for name in ("ills", "gauss_newton", "adam")
+        line(color=figures.style(name)["color"], label=NAMES[name])[0] for name in ("ills", "gauss_newton", "adam")
     ]
     known = {"test": "-", "test, with ridge or weight decay": "--", "training": ":"}
     handles += [line(color="black", linestyle=style, label=label)[0] for label, style in known.items()]
@@ -266,13 +238,13 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
         row = {"data": name, "method": NAMES[method], "with": SETTINGS[method].format(first["strength"])}
         row |= {"test, stopped": show_interval(stop["test_loss"]), "test at the end": show_interval(end["test_loss"])}
         row |= {"training at the end": show_interval(end["loss"]), "stopped at": f"{stop['step'].median():g}"}
-        rows.append(row | {"rate": "" if method == "gauss_newton" else f"{first['learning_rate']:g}"})
+        rows.append(row | {"rate": show_rate(method, first["learning_rate"])})
     after = ratios(table)
     for (name, method, first), part in parts(last(after), "data", "algorithm", "first"):
         row = {"data": name, "method": NAMES[method], "with": f"ILLS before, steps: {first:g}"}
         row |= {"test, stopped": "", "test at the end": "× " + show_interval(part["test_ratio"])}
         row |= {"training at the end": "× " + show_interval(part["ratio"]), "stopped at": ""}
-        rows.append(row | {"rate": "" if method == "gauss_newton" else f"{part['learning_rate'].iloc[0]:g}"})
+        rows.append(row | {"rate": show_rate(method, part["learning_rate"].iloc[0])})
     return pd.DataFrame(rows)
 
 

@@ -20,19 +20,10 @@ from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 
 import jills
-from experiments import measuring
-from experiments.claims.base import (
-    ClaimConfig,
-    Experiment,
-    Piece,
-    Row,
-    compared,
-    keys_of,
-    median_interval,
-    parts,
-    show_interval,
-    where,
-)
+from experiments import figures
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, compared, keys_of
+from experiments.claims.drawing import draw_seeds
+from experiments.claims.statistics import best_of, parts, show_interval, where
 from experiments.config import Positive
 from experiments.figures import NAMES
 
@@ -45,7 +36,7 @@ class Config(ClaimConfig):
     """Which networks, how much noise, which rates."""
 
     hidden: list[list[Positive]]
-    inputs: list[Positive]  # one a network
+    inputs: list[Positive]  # one per network
     noise: list[float]  # share of the standard deviation of the clean targets
     num_steps: Positive
     adam_steps: Positive
@@ -54,7 +45,7 @@ class Config(ClaimConfig):
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
-    """One a network and algorithm, for all noises."""
+    """One for each network and algorithm, for all noises."""
     tanh = jills.activations.tanh
     for inputs, hidden in zip(config.inputs, config.hidden, strict=True):
         network = jills.Network((inputs, *hidden, 1), tanh, tanh)
@@ -141,39 +132,33 @@ def assigned(learned: Layers, true: Layers) -> float:
 def best_rates(table: pd.DataFrame) -> pd.DataFrame:
     """Of each net, noise and algorithm the rate with the lowest median loss: the distance is not known to a user."""
     by = ["net", "noise", "algorithm"]
-    known = table.groupby([*by, "learning_rate"])["loss"].median().reset_index().sort_values("loss")
-    return table.merge(known.groupby(by).head(1)[[*by, "learning_rate"]], on=[*by, "learning_rate"])
+    return table.merge(best_of(table, by, ["learning_rate"], "loss"), on=[*by, "learning_rate"])
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Distance against noise, a panel a net; a dot a seed, and the median with its interval."""
+    """Distance against noise, a panel per net; a dot per seed, and the median with its interval."""
     best = best_rates(table)
     nets = list(table["net"].unique())
-    figure, panels = measuring.subplots(1, len(nets))
+    figure, panels = figures.subplots(1, len(nets), sharey="row")
     for panel, net in zip(panels[0], nets, strict=True):
         noises = sorted(best["noise"].unique())
         for shift, name in zip((-0.25, 0.0, 0.25), ("ills", "gauss_newton", "adam"), strict=True):
-            style = measuring.style(name)
             part = where(best, net=net, algorithm=name)
             for place, noise in enumerate(noises):
                 values = np.maximum(where(part, noise=noise)["distance"].to_numpy(float), 1e-17)
                 jitter = np.random.default_rng(0).uniform(-0.07, 0.07, len(values))
-                panel.scatter(place + shift + jitter, values, s=6, alpha=0.3, color=style["color"], linewidth=0)
-                low, middle, high = median_interval(values)
-                panel.plot([place + shift] * 2, [low, high], color=style["color"], linewidth=2)
-                panel.plot(place + shift, middle, color=style["color"], marker=style["marker"], markersize=7)
-            panel.plot([], [], color=style["color"], marker=style["marker"], linestyle="", label=NAMES[name])
+                draw_seeds(panel, place + shift, values, name, place + shift + jitter)
+            panel.plot([], [], label=NAMES[name], **(figures.style(name) | {"linestyle": "", "markersize": 8}))
         panel.set_xticks(range(len(noises)), [f"{noise:.0%}" for noise in noises])
         panel.set(yscale="log", title=net, xlabel="noise, share of the targets' deviation")
         panel.grid(alpha=0.3)
     panels[0, 0].set_ylabel("relative distance to the true parameters")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    figures.legend(figure, panels[0, 0], 3)
     return figure
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a net and algorithm: distances by noise, and how many are found without noise."""
+    """A row per net and algorithm: distances by noise, and how many are found without noise."""
     rows = []
     for (net, name), part in parts(best_rates(table), "net", "algorithm"):
         row = {"net": net, "algorithm": NAMES[name]}

@@ -1,11 +1,10 @@
-"""The report: experiments/README.md with all its figures as one HTML file that opens offline.
+"""experiments/README.md with all its figures as one HTML file that opens offline.
 
 python -m experiments.claims.html_report [--results FOLDER] [--output FILE]
 
 `experiments.claims` writes the same, and behind it what was run on this machine.
 """
 
-import argparse
 import base64
 import re
 import sys
@@ -14,6 +13,9 @@ from pathlib import Path
 
 import markdown
 import pandas as pd
+
+from experiments import records
+from experiments.measuring import command_line
 
 HERE = Path(__file__).parents[1]
 README = HERE / "README.md"
@@ -29,9 +31,7 @@ pre, code { background: #f5f5f5; font-size: 0.9em }
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.claims.html_report", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = command_line("claims.html_report", __doc__)
     parser.add_argument(
         "--output", type=Path, default=Path("report.html"), metavar="FILE", help="(default: report.html)"
     )
@@ -51,8 +51,7 @@ def write(path: Path, folders: Mapping[str, Path]) -> Path:
     own = "".join(section(name, folder) for name, folder in folders.items() if (folder / f"{name}.png").exists())
     own = f"<h1>What was run here</h1>{own}" if own else ""
     head = f"<meta charset='utf-8'><title>jills: the claims</title><style>{STYLE}</style>"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"<!doctype html><html lang='en'>{head}<body>{body}{own}</body></html>\n", encoding="utf-8")
+    records.write_text(path, f"<!doctype html><html lang='en'>{head}<body>{body}{own}</body></html>\n")
     return path
 
 
@@ -73,19 +72,13 @@ def as_data(path: Path) -> str:
 def publish(name: str, folder: Path, readme: Path = README) -> None:
     """Copies an experiment's figure beside the README, and its table in between the markers that bear its name."""
     (readme.parent / "figures" / f"{name}.png").write_bytes((folder / f"{name}.png").read_bytes())
-    table = as_markdown(pd.read_csv(folder / "summary.csv", dtype=str, keep_default_na=False))
+    table = records.as_markdown(pd.read_csv(folder / "summary.csv", dtype=str, keep_default_na=False))
     begin, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
     text = readme.read_text(encoding="utf-8")
     if begin not in text:
         raise ValueError(f"{readme}: has no line {begin}, so the table of {name} has no place")
     before, rest = text.split(begin)
     readme.write_text(f"{before}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")
-
-
-def as_markdown(table: pd.DataFrame) -> str:
-    """A table in GitHub's Markdown."""
-    lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in [table.columns, *table.to_numpy().tolist()]]
-    return "\n".join([lines[0], "|" + " --- |" * len(table.columns), *lines[1:]])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Images at three and four hidden layers: does Gauss–Newton train them sooner, and do they classify as well?
 
 Every trainer gets the same start and the same seconds of run time on a clock that stands still while losses are
-computed and programs compiled. Gauss–Newton on minibatches has the numbers of `minibatch_hparams`, fixed before the
+computed and programs compiled. Gauss–Newton on minibatches has the setting of `minibatch_hparams`, fixed before the
 run (its larger damping was chosen on MNIST and Fashion-MNIST with their test accuracy in view, on a start that is not
 measured, which favours it there), and is run a second time with weight decay; it runs on all rows with its defaults
 where `full_batch` says so. L-BFGS has all rows and a line search. Adam's rate and Somax's setting are those with the
 lowest final training loss on a start that is not measured; those trials are in the table, with `tuning`. On
 minibatches all rates fall to zero in proportion to the seconds left. "Final" is the last moment, of the parameters
-then; "best test accuracy" is the highest of all moments, an optimistic number for every trainer alike.
+then; "best test accuracy" is the highest of all moments, an optimistic value for every trainer alike.
 """
 
 import sys
@@ -21,17 +21,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import jills
-from experiments import measuring, problems
-from experiments.claims.base import (
-    ClaimConfig,
-    Experiment,
-    Piece,
-    Row,
-    curve,
-    keys_of,
-    median_interval,
-    show_interval,
-)
+from experiments import figures, problems
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, keys_of
+from experiments.claims.drawing import draw_curve
+from experiments.claims.statistics import median_interval, show_interval
 from experiments.claims.trainers import LOSS, Place, Trainer, candidates, run, untuned
 from experiments.config import Positive, Table
 from experiments.data import MissingData, load
@@ -60,7 +53,7 @@ class ProblemTable(Table):
 
 
 class Config(ClaimConfig):
-    """Which problems, which numbers."""
+    """Which problems, which hyperparameters."""
 
     moments: Positive
     weight_decay: float  # of a second Gauss–Newton on minibatches
@@ -70,7 +63,7 @@ class Config(ClaimConfig):
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
-    """One a problem and seed; before them one for every family that is tuned."""
+    """One for each problem and seed; before them one for every family that is tuned."""
     if config.somax and with_curvature.PEERS[0].missing():
         print(with_curvature.PEERS[0].missing(), file=sys.stderr)
     for table in config.problems:
@@ -154,20 +147,18 @@ def style(name: str) -> dict[str, Any]:
     """Gauss–Newton has one colour, and on minibatches a line of its own."""
     if name in ("gauss_newton_minibatches", "gauss_newton_decay"):
         line, mark = ("-", "o") if name == "gauss_newton_minibatches" else (":", "<")
-        return measuring.style("gauss_newton") | {"linestyle": line, "marker": mark}
-    return measuring.style(name)
+        return figures.style("gauss_newton") | {"linestyle": line, "marker": mark}
+    return figures.style(name)
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Training loss above, test accuracy below, against seconds: a column a data set, of its deepest network."""
-    measured = measuring.where(table, ~table["tuning"].astype(bool))
+    """Training loss above, test accuracy below, against seconds: a column per data set, of its deepest network."""
+    measured = table.loc[~table["tuning"].astype(bool)]
     names = list(measured["data"].unique())
-    figure, panels = measuring.plt.subplots(
-        2, len(names), figsize=(3.5 * len(names) + 0.6, 6.4), squeeze=False, sharex="col", layout="constrained"
-    )
+    figure, panels = figures.subplots(2, len(names), figsize=(3.5 * len(names) + 0.6, 6.4), sharex="col")
     for column, data in enumerate(names):
-        part = measuring.where(measured, (measured["data"] == data) & (measured["epochs"] > 0))
-        part = measuring.where(part, part["depth"] == part["depth"].max())
+        part = measured.loc[(measured["data"] == data) & (measured["epochs"] > 0)]
+        part = part.loc[part["depth"] == part["depth"].max()]
         for name, each in part.groupby("algorithm", sort=False):
             draw_trainer(panels[:, column], str(name), each)
         ends = part[part["step"] == part["step"].max()].groupby("algorithm")["test_accuracy"].median()
@@ -185,20 +176,18 @@ def draw(table: pd.DataFrame) -> Figure:
 def draw_trainer(panels: np.ndarray, name: str, part: pd.DataFrame) -> None:
     """Medians over seeds with the band between the quartiles."""
     for panel, measure in zip(panels, ("loss", "test_accuracy"), strict=True):
-        line = curve(part, measure, "seconds")
-        panel.plot(line["seconds"], line["middle"], label=NAMES[name], **style(name))
-        panel.fill_between(line["seconds"], line["low"], line["high"], color=style(name)["color"], alpha=0.15, lw=0)
+        draw_curve(panel, part, measure, "seconds", label=NAMES[name], **style(name))
         panel.grid(alpha=0.3)
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a problem and trainer: its setting, final training loss, test accuracy, and what was tried."""
+    """A row per problem and trainer: its setting, final training loss, test accuracy, and what was tried."""
     rows, by = [], ["data", "hidden", "algorithm"]
-    ends = measuring.where(table, table["step"] == table["step"].max())
+    ends = table.loc[table["step"] == table["step"].max()]
     is_trial = ends["tuning"].astype(bool)
-    trials = dict(list(measuring.where(ends, is_trial).groupby(by, sort=False)))
-    highest: Any = measuring.where(table, ~table["tuning"].astype(bool)).groupby([*by, "seed"])["test_accuracy"].max()
-    for group, part in measuring.where(ends, ~is_trial).groupby(by, sort=False):
+    trials = dict(list(ends.loc[is_trial].groupby(by, sort=False)))
+    highest: Any = table.loc[~table["tuning"].astype(bool)].groupby([*by, "seed"])["test_accuracy"].max()
+    for group, part in ends.loc[~is_trial].groupby(by, sort=False):
         data, hidden, name = map(str, group)  # pyright: ignore[reportArgumentType] a tuple of three
         row = {"data": data, "hidden layers": hidden, "trainer": NAMES[name]}
         row |= {"setting": " or ".join(map(str, part["setting"].dropna().unique()))}

@@ -34,11 +34,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 import jills
-from experiments import measuring
+from experiments import figures
 from experiments.claims import races
-from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, median_interval, parts, where
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row
+from experiments.claims.statistics import median_interval, parts, where
 from experiments.config import Positive
-from experiments.figures import COLOURS, NAMES
+from experiments.figures import LOOKS, NAMES
 from experiments.peers import Budget, Problem
 from experiments.records import worst_if_not_finite
 
@@ -79,7 +80,7 @@ class Cell(NamedTuple):
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
-    """One a cell; cells of one shape follow each other and share what is compiled."""
+    """One for each cell; cells of one shape follow each other and share what is compiled."""
     for cell in cells(config):
         name = f"{cell.plane}-{cell.depth}x{cell.width}-{cell.rows}-{cell.noise:g}-{cell.condition:g}"
         yield Piece(name, partial(measure, config, cell))
@@ -106,7 +107,7 @@ def student(config: Config, depth: int, width: int) -> jills.Network:
 
 
 def measure(config: Config, cell: Cell) -> list[Row]:
-    """A row an algorithm and seed; the algorithms in turn begin."""
+    """A row per algorithm and seed; the algorithms in turn begin."""
     network = student(config, cell.depth, cell.width)
     samples = [sample(config, network, cell, TUNING_SEED + seed)[0] for seed in range(config.tuning_seeds)]
     trainers, rates = races.tune(samples, config.adam_steps, config.adam_rates, config.rho)
@@ -131,7 +132,7 @@ def sample(config: Config, network: jills.Network, cell: Cell, seed: int) -> tup
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def draw_rows(network, rows, dtype, noise, condition, key) -> tuple[jills.Params, jills.Batch, jills.Batch]:
-    """Start, training rows and test rows. Noise and condition are numbers: others compile nothing anew."""
+    """Start, training rows and test rows. Other values of noise and condition compile nothing anew."""
     keys = jax.random.split(key, 5)
     inputs, *hidden, outputs = network.sizes
     teacher = jills.Network((inputs, *(2 * width for width in hidden), outputs), network.activation)
@@ -184,26 +185,26 @@ MEASURES = {"seconds": "first at the error", "test_loss": "best test loss"}
 def draw(table: pd.DataFrame) -> Figure:
     """Above who is first, below who has the best test loss: both planes as maps, the condition as curves."""
     shape = {"figsize": (15.5, 8), "width_ratios": (4, 3, 3)}
-    figure, panels = measuring.plt.subplots(2, 3, squeeze=False, layout="constrained", **shape)
+    figure, panels = figures.subplots(2, 3, **shape)
     for row, (measure, title) in enumerate(MEASURES.items()):
         for column, (plane, (across, up)) in enumerate(MAPS.items()):
             panel = panels[row, column]
             draw_map(panel, where(table, plane=plane), measure, across, up)
             panel.set(title=title, xlabel=LABELS[across], ylabel=LABELS[up])
         draw_condition(panels[row, 2], where(table, plane="condition"), measure)
-    handles = [Patch(color=COLOURS[name], label=NAMES[name]) for name in races.ALGORITHMS]
+    handles = [Patch(color=LOOKS[name].colour, label=NAMES[name]) for name in races.ALGORITHMS]
     title = "in a tile: who is ahead, its median, and how many times that the next one has; pale: not clearly"
     figure.legend(handles=handles, loc="outside upper center", ncols=4, title=title)
     return figure
 
 
 def draw_map(panel: Axes, part: pd.DataFrame, measure: str, across: str, up: str) -> None:
-    """A tile a cell, in the colour of who is ahead."""
+    """A tile per cell, in the colour of who is ahead."""
     columns, lines = (sorted(part[name].unique()) for name in (across, up))
     for (x, y), cell in parts(part, across, up):
         verdict = judge(cell, measure)
         place = (columns.index(x), lines.index(y))
-        colour = COLOURS.get(verdict.name, "white")
+        colour = LOOKS[verdict.name].colour if verdict.name else "white"
         panel.bar(place[0], 0.96, 0.96, place[1] - 0.48, color=colour, alpha=0.75 if verdict.clear else 0.25)
         panel.text(*place, describe(verdict, measure, "\n"), ha="center", va="center", fontsize=8)
     panel.set(xlim=(-0.5, max(len(columns), 1) - 0.5), ylim=(-0.5, max(len(lines), 1) - 0.5))
@@ -228,8 +229,7 @@ def draw_condition(panel: Axes, part: pd.DataFrame, measure: str) -> None:
         kept = [point for point in line if np.isfinite(point[2])]
         if kept:
             x, low, middle, high = np.array(kept).T
-            panel.plot(x, middle, **measuring.style(name))
-            panel.fill_between(x, low, np.where(np.isfinite(high), high, middle), color=COLOURS[name], alpha=0.15, lw=0)
+            figures.band(panel, x, low, middle, np.where(np.isfinite(high), high, middle), **figures.style(name))
     what = "seconds to the error" if measure == "seconds" else "test loss"
     panel.set(xscale="log", yscale="log", xlabel="condition of the inputs", ylabel=f"{what}, ratio to Adam's")
     panel.set_title("no mark: left out" + (" or fails" if measure == "seconds" else ""))
@@ -243,7 +243,7 @@ def ratio_to_adam(cell: pd.DataFrame, name: str, measure: str) -> tuple[float, f
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a cell: milliseconds of every algorithm to the error, who is first, who has the best test loss."""
+    """A row per cell: milliseconds of every algorithm to the error, who is first, who has the best test loss."""
     rows, by = [], ["plane", "net", "rows", "noise", "condition"]
     for (_, net, count, noise, condition), cell in parts(table, *by):
         row = {"net": net, "parameters": cell["parameters"].iloc[0], "rows": count, "noise": noise}

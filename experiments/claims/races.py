@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 import jills
@@ -42,19 +41,14 @@ def tune(
 
 def best_rate(run: Callable[..., Trace], rates: list[float], samples: list[Problem], budget: Budget) -> float:
     """That with the lowest median training loss."""
-    losses = {rate: np.median([lowest(run(problem, budget, rate)) for problem in samples]) for rate in rates}
+    losses = {rate: np.median([run(problem, budget, rate).lowest for problem in samples]) for rate in rates}
     return min(losses, key=lambda rate: losses[rate])
 
 
 def ills(problem: Problem, budget: Budget, learning_rate: float) -> Trace:
     """ILLS with another rate than its own."""
-    numbers = (jnp.asarray(number, problem.dtype) for number in jills.ills.Hparams(learning_rate))
-    return stepped.run(with_jills.Whole(with_jills.ills(problem)), jills.ills.Hparams(*numbers), problem, budget)
-
-
-def lowest(trace: Trace) -> float:
-    """The lowest loss of a trace that may end in NaN."""
-    return float(np.fmin.reduce(trace.losses))
+    hparams = stepped.in_dtype(jills.ills.Hparams(learning_rate), problem.params)
+    return stepped.run(with_jills.Whole(with_jills.ills(problem)), hparams, problem, budget)
 
 
 def cap_of(seconds: Any) -> float:
@@ -64,9 +58,9 @@ def cap_of(seconds: Any) -> float:
 
 def race(train: Train, problem: Problem, reference: Trace, test: jills.Batch) -> Row:
     """A run for the whole cap: when it reached the error, inf if it did not, and its losses."""
-    target, cap = lowest(reference), cap_of(reference.seconds[-1])
+    target, cap = reference.lowest, cap_of(reference.seconds[-1])
     trace = train(problem, Budget(cap, target_loss=target, min_seconds=cap))
     seconds = trace.seconds_to(target)
     row = {"target": target, "cap": cap, "seconds": seconds if seconds <= cap else math.inf}
-    row |= {"steps": len(trace.losses) - 1, "compile_seconds": trace.compile_seconds, "loss": lowest(trace)}
+    row |= {"steps": len(trace.losses) - 1, "compile_seconds": trace.compile_seconds, "loss": trace.lowest}
     return row | {"test_loss": float(true_loss(problem.network, LOSS, trace.params, test))}

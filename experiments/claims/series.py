@@ -1,9 +1,9 @@
 """Real series, a forecast each: do networks beat persistence, ridge and boosting on later times, and by which training?
 
 Split by time, twice: the last fifth of the training rows validates, the others are what everything is fitted to. Each
-method gets the numbers and the step whose median validation loss over seeds is lowest ("stopped": early stopping among
+method gets the setting and the step whose median validation loss over seeds is lowest ("stopped": early stopping among
 the recorded steps, which lie at equal ratios); test losses are looked at only then. "At the end" is the last step with
-the same numbers. What has no network chooses its numbers by the same validation rows, and nothing is fitted anew with
+the same setting. What has no network chooses its own by the same validation rows, and nothing is fitted anew with
 them. Losses are mean squares in units of the variance of all training rows. Of electricity only every fifth of the
 fitted rows is kept, since a step of ILLS is slow: five has no factor in common with the half hours of a day or week, so
 that every time of the day is there. Validation and test keep all rows.
@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
@@ -23,32 +22,21 @@ from sklearn.model_selection import ParameterGrid
 from threadpoolctl import threadpool_limits
 
 import jills
-from experiments import measuring, problems
-from experiments.claims.base import (
-    ClaimConfig,
-    Experiment,
-    Piece,
-    Row,
-    keys_of,
-    median_interval,
-    numbers,
-    parts,
-    show_interval,
-    train,
-    where,
-)
+from experiments import figures, problems
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, compared, keys_of, train
+from experiments.claims.drawing import draw_seeds
+from experiments.claims.statistics import best_of, parts, show_interval, where
 from experiments.config import Positive, Table
 from experiments.data import series
 from experiments.data.splits import Dataset, Split
-from experiments.figures import COLOURS, NAMES
-from experiments.records import worst_if_not_finite
+from experiments.figures import LOOKS, NAMES
 
 LOADERS = {"sunspots": series.sunspots, "elnino": series.elnino, "electricity": series.electricity}
 NETWORKS = ("ills", "gauss_newton", "adam")
 BASELINES = {  # colour and line
     "persistence": ("#999999", ":"),
-    "ridge regression": (COLOURS["linear"], "-"),
-    "boosting": (COLOURS["sklearn"], "--"),
+    "ridge regression": (LOOKS["linear"].colour, "-"),
+    "boosting": (LOOKS["sklearn"].colour, "--"),
 }
 FIELDS = ("learning_rate", "ridge", "weight_decay")
 VALIDATION = 0.2  # of the training rows
@@ -69,7 +57,7 @@ class Series(Table):
 
 
 class Config(ClaimConfig):
-    """Which series, which numbers."""
+    """Which series, which hyperparameters."""
 
     series: list[Series]
     hidden: Positive
@@ -79,7 +67,7 @@ class Config(ClaimConfig):
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
-    """One a series and algorithm, and one for what has no network."""
+    """One for each series and algorithm, and one for what has no network."""
     for one in config.series:
         yield Piece(f"{one.name}-baselines", partial(baselines, config.boosting, one, folder))
         for name in NETWORKS:
@@ -98,20 +86,14 @@ def measure(config: Config, one: Series, name: str, folder: str) -> list[Row]:
     dataset, fitted, validation = splits(one, folder)
     network = jills.Network((fitted.inputs.shape[1], config.hidden, 1), jills.activations.tanh)
     problem = problems.held_out_problem(network, config.dtype, fitted, validation, dataset.test)
-    ills = jills.ills.build(network, solver=getattr(jills.solvers, one.solver))
-    newton, adam = jills.gauss_newton.build(network), jills.adam.build(network)
-    algorithm, steps, axes = {
-        "ills": (ills, one.ills_steps, {"learning_rate": one.rho, "ridge": one.ridge}),
-        "gauss_newton": (newton, one.newton_steps, {"weight_decay": config.weight_decay}),
-        "adam": (adam, one.adam_steps, {"learning_rate": config.adam_rates}),
-    }[name]
-    return train(
-        name, algorithm, numbers(type(algorithm.defaults), **axes), problem, keys_of(config), steps, series=one.name
-    )
+    solver = getattr(jills.solvers, one.solver)
+    plan = compared(network, one.rho, config.adam_rates, one.ridge, config.weight_decay, solver)[name]
+    steps = {"ills": one.ills_steps, "gauss_newton": one.newton_steps, "adam": one.adam_steps}[name]
+    return train(name, *plan, problem, keys_of(config), steps, series=one.name)
 
 
 def baselines(boosting: dict[str, list], one: Series, folder: str) -> list[Row]:
-    """A row for each forecast without a network, with its numbers as text."""
+    """A row for each forecast without a network, with its setting as text."""
     dataset, fitted, validation = splits(one, folder)
     rows = [best_model("ridge regression", Ridge, ALPHAS, fitted, validation, dataset.test)]
     rows.append(best_model("boosting", HistGradientBoostingRegressor, boosting, fitted, validation, dataset.test))
@@ -142,32 +124,30 @@ def best_model(
 
 
 def chosen(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of each series and algorithm the rows of its best numbers: at the step to stop at, and at the end."""
-    fields = ["series", "algorithm", *(field for field in FIELDS if field in table)]
-    judged = table.assign(worst=worst_if_not_finite(table["validation_loss"]))
-    medians = judged.groupby([*fields, "step"], dropna=False)["worst"].median().reset_index()
-    best = medians.sort_values("worst", kind="stable").groupby(["series", "algorithm"], sort=False).head(1)
-    stopped = table.merge(best[[*fields, "step"]], on=[*fields, "step"])
-    of_best = table.merge(best[fields], on=fields)
-    ends = of_best.groupby(["series", "algorithm"])["step"].transform("max")
+    """Of each series and algorithm the rows of its best setting: at the step to stop at, and at the end."""
+    by, fields = ["series", "algorithm"], [field for field in FIELDS if field in table]
+    best = best_of(table, by, [*fields, "step"], "validation_loss")
+    stopped = table.merge(best, on=list(best.columns))
+    of_best = table.merge(best[[*by, *fields]], on=[*by, *fields])
+    ends = of_best.groupby(by)["step"].transform("max")
     return stopped, pd.DataFrame(of_best[of_best["step"] == ends])
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A panel a series: test loss of each algorithm stopped and at the end, a dot a seed; baselines as lines."""
+    """A panel per series: test losses where algorithms are stopped and at the end; baselines as lines."""
     stopped, ended = chosen(table)
     names = list(table["series"].unique())
-    figure, panels = measuring.plt.subplots(
-        1, len(names), figsize=(3.6 * len(names) + 0.8, 4.2), squeeze=False, layout="constrained"
-    )
+    figure, panels = figures.subplots(1, len(names), figsize=(3.6 * len(names) + 0.8, 4.2))
     for panel, name in zip(panels[0], names, strict=True):
         for (label,), part in parts(where(stopped, series=name), "algorithm"):
             if label in BASELINES:
                 color, line = BASELINES[label]
                 panel.axhline(part["test_loss"].iloc[0], color=color, linestyle=line, label=label, zorder=1)
         for place, label in enumerate(NETWORKS):
-            draw_points(panel, place - 0.17, label, where(stopped, series=name, algorithm=label), "full")
-            draw_points(panel, place + 0.17, label, where(ended, series=name, algorithm=label), "none")
+            for shift, rows in ((-0.17, stopped), (0.17, ended)):
+                values = where(rows, series=name, algorithm=label)["test_loss"]
+                if len(values):
+                    draw_seeds(panel, place + shift, values, label, place + shift + 0.09, rows is stopped)
         panel.set_xticks(range(len(NETWORKS)), [NAMES[label] for label in NETWORKS])
         panel.set(yscale="log", title=name, xlim=(-0.5, len(NETWORKS) - 0.5))
         panel.grid(alpha=0.3, which="both", axis="y")
@@ -175,24 +155,12 @@ def draw(table: pd.DataFrame) -> Figure:
     known = {"color": "black", "linestyle": "", "marker": "o"}
     panels[0, 0].plot([], [], label="stopped by validation", **known)
     panels[0, 0].plot([], [], label="at the last step", fillstyle="none", **known)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names) + 2)
+    figures.legend(figure, panels[0, 0], len(names) + 2)
     return figure
 
 
-def draw_points(panel: Axes, place: float, name: str, part: pd.DataFrame, fill: Literal["full", "none"]) -> None:
-    """The seeds as dots, their median and its interval."""
-    if part.empty:
-        return
-    values, style = part["test_loss"].to_numpy(float), measuring.style(name)
-    values = np.where(np.isfinite(values), values, np.nan)
-    panel.scatter(np.full(len(values), place + 0.09), values, s=6, alpha=0.3, color=style["color"], linewidth=0)
-    low, middle, high = median_interval(values)
-    panel.plot([place] * 2, [low, high], color=style["color"], linewidth=2)
-    panel.plot(place, middle, color=style["color"], marker=style["marker"], markersize=8, fillstyle=fill)
-
-
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a series and method: losses where it is stopped, the test loss at the end, and what was chosen."""
+    """A row per series and method: losses where it is stopped, the test loss at the end, and what was chosen."""
     stopped, ended = chosen(table)
     rows = []
     for (name, method), part in parts(stopped, "series", "algorithm"):
@@ -213,7 +181,7 @@ def show(values: Any) -> str:
 
 
 def setting_of(row: Row) -> str:
-    """The chosen numbers and step as text."""
+    """The chosen setting and step as text."""
     if row["algorithm"] in BASELINES:
         return row["setting"] if isinstance(row["setting"], str) else ""
     fields = FIELDS[2:] if row["algorithm"] == "gauss_newton" else FIELDS[:2]

@@ -4,7 +4,7 @@ Defined before the run, for the loss after the last step and the variance of the
 constant, a network that has learned nothing:
 
 * diverged: not finite, or above ten times that of the start and above the variance;
-* slow: not diverged, above a tenth of the variance, and the loss still falls (the word "improving" of
+* slow: not diverged, above a tenth of the variance, and the loss still falls (the status "improving" of
   `jills.diagnose`): more steps would help;
 * stalled: not diverged, above a tenth of the variance, and it falls no more;
 * stable: none of these.
@@ -22,23 +22,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jills
-from experiments import problems
-from experiments.claims.base import (
-    ClaimConfig,
-    Experiment,
-    Piece,
-    Row,
-    compared,
-    keys_of,
-    last,
-    median_interval,
-    parts,
-    train,
-    where,
-)
+from experiments import figures, problems
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, compared, keys_of, train
+from experiments.claims.statistics import last, median_interval, parts, show_rate, where
 from experiments.config import Positive, Teacher
 from experiments.figures import NAMES
-from experiments.measuring import plt
 from experiments.records import worst_if_not_finite
 
 LEARNED = 0.1  # of the variance
@@ -49,7 +37,7 @@ class Config(ClaimConfig):
     """Which rates, which scales."""
 
     hidden: list[list[Positive]]
-    noise: list[float]  # standard deviation, on the training targets; one a network
+    noise: list[float]  # standard deviation, on the training targets; one per network
     num_steps: Positive
     scales: list[float]  # of weights and biases of the start
     rho: list[float]  # of ILLS
@@ -57,7 +45,7 @@ class Config(ClaimConfig):
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
-    """One a network, algorithm and scale."""
+    """One for each network, algorithm and scale."""
     tanh, loss = jills.activations.tanh, jills.losses.squared_error
     for hidden, noise in zip(config.hidden, config.noise, strict=True):
         network = jills.Network((3, *hidden, 1), tanh, tanh)
@@ -99,12 +87,10 @@ def outcomes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A row a problem: for ILLS and for Adam, the median loss and the share that is not stable."""
+    """A row per problem: for ILLS and for Adam, the median loss and the share that is not stable."""
     ends = outcomes(table)
     names = list(ends["case"].unique())
-    figure, panels = plt.subplots(
-        len(names), 4, figsize=(15, 0.6 + 2.7 * len(names)), squeeze=False, layout="constrained"
-    )
+    figure, panels = figures.subplots(len(names), 4, figsize=(15, 0.6 + 2.7 * len(names)))
     for row, label in enumerate(names):
         for column, name in enumerate(("ills", "adam")):
             part = where(ends, case=label, algorithm=name)
@@ -146,8 +132,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
         row = {"case": label, "algorithm": NAMES[name], "networks": len(part)}
         row |= {word: f"{part[word].mean():.1%}" for word in ("diverged", "stalled", "slow")}
         spread = part.groupby(["learning_rate", "scale"])["loss"].median()
-        row |= {"best rate": "" if name == "gauss_newton" else f"{rates.idxmin():g}"}
-        row |= {"loss there": f"{middle:.2g} ({low:.1g}–{high:.1g})"}
+        row |= {"best rate": show_rate(name, rates.idxmin()), "loss there": f"{middle:.2g} ({low:.1g}–{high:.1g})"}
         rows.append(row | {"worst median of a rate and scale": f"{spread.max():.2g}"})
     return pd.DataFrame(rows)
 

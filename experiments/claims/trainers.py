@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 import jills
 from experiments import problems
 from experiments.claims.base import Row
-from experiments.peers import with_curvature, with_jills, with_optax
-from experiments.peers.base import clock, first_call_extra, true_loss
+from experiments.measuring import clock
+from experiments.peers import epochs, with_curvature, with_jills, with_optax
+from experiments.peers.base import first_call_extra, true_loss
 
 LOSS = jills.losses.softmax_cross_entropy
 ADAM_ROWS = 128
@@ -25,12 +25,12 @@ CALLS = 40  # at least, in a run: so finely the rates fall
 
 
 class Trainer(NamedTuple):
-    """An algorithm with its numbers."""
+    """An algorithm at a setting of its hyperparameters."""
 
     name: str
     setting: str
     method: Any  # a `Method` of `stepped` or `epochs`
-    hparams: Callable[[float], Any]  # share of the seconds left → the numbers
+    hparams: Callable[[float], Any]  # share of the seconds left → the hyperparameters
     rows: int | None  # of a minibatch; None: all
 
 
@@ -48,8 +48,8 @@ def untuned(place: Place, full_batch: bool, decay: float) -> list[Trainer]:
     """Gauss–Newton on minibatches, without and with weight decay, and on all rows if wanted; L-BFGS."""
     minibatches = with_jills.Minibatches(with_jills.for_minibatches(place.network, LOSS))
     rows = min(with_jills.MINIBATCH_ROWS, place.batch.inputs.shape[0] // 2)
-    numbers = jills.gauss_newton.minibatch_hparams(place.network, rows)
-    falling = lambda left: numbers._replace(learning_rate=left * numbers.learning_rate)  # noqa: E731
+    start = jills.gauss_newton.minibatch_hparams(place.network, rows)
+    falling = lambda left: start._replace(learning_rate=left * start.learning_rate)  # noqa: E731
     decayed = lambda left: falling(left)._replace(weight_decay=decay)  # noqa: E731
     whole = with_jills.Whole(jills.gauss_newton.build(place.network, LOSS))
     lbfgs = with_optax.Lbfgs(place.network, LOSS)
@@ -57,7 +57,7 @@ def untuned(place: Place, full_batch: bool, decay: float) -> list[Trainer]:
         *([Trainer("gauss_newton", "", whole, lambda left: jills.gauss_newton.Hparams(), None)] if full_batch else []),
         Trainer("gauss_newton_minibatches", "", minibatches, falling, rows),
         Trainer("gauss_newton_decay", f"{decay:g}", minibatches, decayed, rows),
-        Trainer("lbfgs", "", lbfgs, lambda left: with_optax.Numbers(), None),
+        Trainer("lbfgs", "", lbfgs, lambda left: with_optax.NoHparams(), None),
     ]
 
 
@@ -80,55 +80,30 @@ def somax(place: Place, name: str) -> Trainer:
 
 def run(trainer: Trainer, place: Place, seconds: float, moments: int, seed: int) -> list[Row]:
     """A row for the start and each moment; the seconds are rounded to whole steps."""
-    numbers = lambda left: jax.tree.map(partial(jnp.asarray, dtype=place.params[0].weight.dtype), trainer.hparams(left))  # noqa: E731
-    num_rows = place.batch.inputs.shape[0]
-    begin = partial(_start, trainer.method, trainer.rows, numbers(1.0), place.params, place.batch)
+    dtype, num_rows = place.params[0].weight.dtype, place.batch.inputs.shape[0]
+    hparams = lambda left: jax.tree.map(partial(jnp.asarray, dtype=dtype), trainer.hparams(left))  # noqa: E731
+    begin = partial(_begin, trainer.method, trainer.rows, hparams(1.0), place.params, place.batch)
     go_on = partial(_advance, trainer.method, trainer.rows, place.batch, jax.random.key(seed))
     compiling = first_call_extra(begin)
-    used, state = clock(begin)
-    order = jnp.arange(num_rows)
+    used, progress = clock(begin)
     # A call of no step compiles and does nothing else; one step that is thrown away shows the pace.
-    compiling += first_call_extra(partial(go_on, numbers(1.0), state, order, 0, 0))
-    pace = clock(partial(go_on, numbers(1.0), state, order, 0, 1))[0]
+    compiling += first_call_extra(partial(go_on, hparams(1.0), progress, 0, 0))
+    pace = clock(partial(go_on, hparams(1.0), progress, 0, 1))[0]
     known = {"algorithm": trainer.name, "setting": trainer.setting, "seed": seed, "compile_seconds": compiling}
     done, rows = 0, [known | {"step": 0, "seconds": 0.0, "epochs": 0.0} | judge(place, place.params)]
     for step, moment in enumerate(seconds * np.geomspace(FIRST_MOMENT, 1, moments), 1):
         while used + pace / 2 < moment:
             count = max(1, round(min(moment - used, seconds / CALLS) / pace))
-            now = numbers(max(0.0, 1 - used / seconds))
-            elapsed, (state, order) = clock(partial(go_on, now, state, order, done, count))
+            now = hparams(max(0.0, 1 - used / seconds))
+            elapsed, progress = clock(partial(go_on, now, progress, done, done + count))
             used, done, pace = used + elapsed, done + count, elapsed / count
-        epochs = done * (trainer.rows or num_rows) / num_rows
-        rows.append(known | {"step": step, "seconds": used, "epochs": epochs} | judge(place, state.params))
+        passed = done * (trainer.rows or num_rows) / num_rows
+        rows.append(known | {"step": step, "seconds": used, "epochs": passed} | judge(place, progress.state.params))
     return rows
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _start(method, size, hparams, params, batch):
-    """The state before the first step."""
-    return method.start(hparams, params, jax.tree.map(lambda leaf: leaf[:size], batch))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _advance(method, size, batch, key, hparams, state, order, first, count):
-    """`count` steps from number `first` on, on all rows if `size` is None; else each epoch has a new order of rows.
-
-    The rows at the end of an order that fill no minibatch wait for the next epoch.
-    """
-    num_rows = batch.inputs.shape[0]
-    per_epoch = num_rows // (size or num_rows)
-
-    def one_step(index, both):
-        state, order = both
-        if size is None:
-            return method.step(hparams, state, batch), order
-        place = index % per_epoch
-        renew = lambda: jax.random.permutation(jax.random.fold_in(key, index), num_rows)  # noqa: E731
-        order = lax.cond(place == 0, renew, lambda: order)
-        rows = lax.dynamic_slice(order, (place * size,), (size,))
-        return method.step(hparams, state, jax.tree.map(lambda leaf: leaf[rows], batch)), order
-
-    return lax.fori_loop(first, first + count, one_step, (state, order))
+_begin = jax.jit(epochs.begin, static_argnums=(0, 1))
+_advance = jax.jit(epochs.advance, static_argnums=(0, 1))
 
 
 def judge(place: Place, params: jills.Params) -> Row:

@@ -12,20 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import jills
-from experiments import measuring, problems
-from experiments.claims.base import (
-    ClaimConfig,
-    Experiment,
-    Piece,
-    compared,
-    curve,
-    keys_of,
-    parts,
-    show_interval,
-    train,
-    tuned,
-    where,
-)
+from experiments import figures, problems
+from experiments.claims.base import ClaimConfig, Experiment, Piece, compared, keys_of, train
+from experiments.claims.drawing import draw_curve
+from experiments.claims.statistics import parts, show_interval, show_rate, tuned, where
 from experiments.config import Positive, Teacher
 from experiments.figures import NAMES
 
@@ -37,7 +27,7 @@ class Config(ClaimConfig):
     """Which networks, which rates."""
 
     hidden: list[list[Positive]]
-    inputs: list[Positive]  # one a network
+    inputs: list[Positive]  # one per network
     num_steps: Positive
     adam_steps: Positive
     rho: list[float]  # of ILLS
@@ -45,7 +35,7 @@ class Config(ClaimConfig):
 
 
 def pieces(config: Config, folder: str) -> Iterator[Piece]:
-    """One a network and algorithm."""
+    """One for each network and algorithm."""
     tanh = jills.activations.tanh
     for inputs, hidden in zip(config.inputs, config.hidden, strict=True):
         network = jills.Network((inputs, *hidden, 1), tanh, tanh)
@@ -61,24 +51,19 @@ def draw(table: pd.DataFrame) -> Figure:
     """Median loss and quartiles against step above, against seconds below."""
     best = tuned(table, ["net", "algorithm"])
     nets = list(best["net"].unique())
-    figure, panels = measuring.subplots(2, len(nets))
+    figure, panels = figures.subplots(2, len(nets), sharey="row")
     for column, net in enumerate(nets):
         for (name,), part in parts(where(best, net=net), "algorithm"):
             for row, across in enumerate(("step", "seconds")):
-                line = curve(part, "loss", across)
-                line = line.iloc[1:]  # a logarithmic axis has no place for 0
-                style = measuring.style(name) | {"marker": ""}
-                panels[row, column].plot(line[across], line["middle"], label=NAMES[name], **style)
-                band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
-                panels[row, column].fill_between(line[across], line["low"], line["high"], **band)
+                look = figures.style(name) | {"marker": "", "label": NAMES[name]}
+                draw_curve(panels[row, column], part, "loss", across, **look)
         for row, label in enumerate(("step", "seconds a network, without compilation")):
             panels[row, column].set(xscale="log", yscale="log", xlabel=label, title=net if row == 0 else "")
             panels[row, column].grid(alpha=0.3)
     for panel in panels[:, 0]:
         panel.set_ylabel("training loss")
         panel.set_ylim(bottom=LOWEST)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    figures.legend(figure, panels[0, 0], 3)
     return figure
 
 
@@ -92,7 +77,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
             end, rate = part["step"].max(), part["learning_rate"].iloc[0]
             # The last recorded step up to that moment.
             equal = part.loc[part["seconds"] <= moment, "step"].max()
-            row = {"net": net, "algorithm": NAMES[name], "rate": "" if name == "gauss_newton" else f"{rate:g}"}
+            row = {"net": net, "algorithm": NAMES[name], "rate": show_rate(name, rate)}
             moments = {"@10": nearest(part, 10), "@50": nearest(part, 50), "at equal seconds": equal, "at the end": end}
             row |= {label: show_interval(where(part, step=step)["loss"]) for label, step in moments.items()}
             rows.append(row | {"steps": end, "ms a step": f"{1e3 * part['seconds'].max() / end:.3g}"})

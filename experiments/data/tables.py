@@ -1,7 +1,9 @@
 """The tables of the experiments: regression, a random split, one target.
 
-Every loader takes `test_fraction`, the share of the rows that is tested, and `split_seed`, which picks them; `rows`
-are the positions in the source. Tables are left as published: a row that occurs twice may be on both sides of a split.
+Every loader takes `test_fraction`, the share of the rows that is tested, and `split_seed`, which picks them, and raises
+`MissingData` where its file or package is absent, and `ValueError` for a fraction that leaves no row on one side of the
+split. `folder` is that of `python -m experiments.data.fetch`; those that come with a package do not read it. `rows` are
+the positions in the source. Tables are left as published: a row that occurs twice may be on both sides of a split.
 """
 
 from pathlib import Path
@@ -20,20 +22,7 @@ WORST_TO_BEST = {
 
 
 def diabetes(folder: str | Path, *, test_fraction: float = 0.2, split_seed: int = 0) -> Dataset:
-    """Progression of diabetes within a year from 10 measurements of 442 patients; BSD-3, as part of scikit-learn.
-
-    Args:
-        folder: not read.
-        test_fraction: the share of the rows that is tested.
-        split_seed: which.
-
-    Returns:
-        The data set.
-
-    Raises:
-        MissingData: scikit-learn is not installed.
-        ValueError: a fraction outside (0, 1), or no row left on one side of the split.
-    """
+    """Progression of diabetes within a year from 10 measurements of 442 patients; BSD-3, as part of scikit-learn."""
     datasets = require_package("diabetes", "sklearn.datasets", "scikit-learn")
     # Its default is scaled with the statistics of all rows, those of the test included.
     inputs, target = datasets.load_diabetes(return_X_y=True, scaled=False)
@@ -45,58 +34,20 @@ def boston(folder: str | Path, *, test_fraction: float = 0.2, split_seed: int = 
 
     Here only since earlier work reports it. One input is built on the premise that segregation raises prices, for
     which scikit-learn has removed the set: draw no conclusion about homes or people.
-
-    Args:
-        folder: not read.
-        test_fraction: the share of the rows that is tested.
-        split_seed: which.
-
-    Returns:
-        The data set.
-
-    Raises:
-        MissingData: mlxtend is not installed.
-        ValueError: a fraction outside (0, 1), or no row left on one side of the split.
     """
     inputs, target = require_package("boston", "mlxtend.data", "mlxtend").boston_housing_data()
     return _table("boston", inputs, target, "thousands of US dollars", test_fraction, split_seed)
 
 
 def auto_mpg(folder: str | Path, *, test_fraction: float = 0.2, split_seed: int = 0) -> Dataset:
-    """Fuel economy of 392 cars, 7 inputs, the origin as the number it is coded by; comes with mlxtend.
-
-    Args:
-        folder: not read.
-        test_fraction: the share of the rows that is tested.
-        split_seed: which.
-
-    Returns:
-        The data set.
-
-    Raises:
-        MissingData: mlxtend is not installed.
-        ValueError: a fraction outside (0, 1), or no row left on one side of the split.
-    """
+    """Fuel economy of 392 cars, 7 inputs, the origin as the number it is coded by; comes with mlxtend."""
     inputs, target = require_package("auto-mpg", "mlxtend.data", "mlxtend").autompg_data()
     # The last column is the name of the car, which became NaN.
     return _table("auto-mpg", inputs[:, :7], target, "miles per gallon", test_fraction, split_seed)
 
 
 def concrete(folder: str | Path, *, test_fraction: float = 0.2, split_seed: int = 0) -> Dataset:
-    """Compressive strength of 1030 samples of concrete from mixture and age, 8 inputs; 25 rows repeat another.
-
-    Args:
-        folder: holds the file that `python -m experiments.data.fetch FOLDER concrete` writes.
-        test_fraction: the share of the rows that is tested.
-        split_seed: which.
-
-    Returns:
-        The data set.
-
-    Raises:
-        MissingData: the file is absent.
-        ValueError: a fraction outside (0, 1), or no row left on one side of the split.
-    """
+    """Compressive strength of 1030 samples of concrete from mixture and age, 8 inputs; 25 rows repeat another."""
     table = pd.read_csv(require(folder, "concrete", "concrete.csv"))
     target = table.pop("compressive_strength").to_numpy(np.float64)
     return _table("concrete", table.to_numpy(np.float64), target, "MPa", test_fraction, split_seed)
@@ -107,17 +58,8 @@ def diamonds(folder: str | Path, *, test_fraction: float = 0.2, split_seed: int 
 
     Twenty of them have a length of 0, where it was not measured, and 146 rows repeat another.
 
-    Args:
-        folder: holds the file that `python -m experiments.data.fetch FOLDER diamonds` writes.
-        test_fraction: the share of the rows that is tested.
-        split_seed: which.
-
-    Returns:
-        The data set.
-
     Raises:
-        MissingData: the file is absent.
-        ValueError: a fraction outside (0, 1), no row left on one side of the split, or an unknown grade in the file.
+        ValueError: also for an unknown grade in the file.
     """
     path = require(folder, "diamonds", "diamonds.csv")
     table = pd.read_csv(path)

@@ -1,27 +1,20 @@
-"""The arithmetic of a step, counted on paper, and the rate at which this machine multiplies matrices.
+"""The arithmetic of a step, counted on paper.
 
 Counted are multiply-adds (one multiplication with one addition) of matrix products and factorizations. Left out is
 all that is linear in the number of activations or parameters: activation functions, biases, Adam's moments. For small
 networks these are most of the time, which is why a step can be far from the rate of a large product.
 """
 
-import statistics
-import time
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
 
 import jills
-from jills import kronecker
-from jills.block_problem import MOST_DENSE_ENTRIES
-from jills.network import HIGHEST
 
 Sizes = Sequence[int]
-DENSE_LIMIT = jills.gauss_newton.GaussNewton.dense_limit
+# What Gauss–Newton chooses by size. Small blocks are dense; Γ of a layer is taken from at most 1024 rows, or four times
+# its width, and Σ from at most 256 rows, or 4096 over the number of outputs.
+DENSE_LIMIT, DENSE_ENTRIES = 100, 2**24  # parameters of a dense block, and entries of its Jacobian
+GAMMA_ROWS, SIGMA_ENTRIES = 1024, 4096
 
 
 def forward(sizes: Sizes, rows: int, first: int = 0) -> int:
@@ -84,22 +77,6 @@ def deviation_entries(sizes: Sizes, rows: int) -> int:
     return max((max(m, p) * p for m, p in shapes), default=0)
 
 
-class Pieces(NamedTuple):
-    """Multiply-adds of a Gauss–Newton step, by what they are for."""
-
-    forward: float  # the pass at the start, and that of every trial
-    sensitivities: float  # transposed passes: for the gradient, and for `S` where it is kept
-    gradient: float  # `A^lᵀ s^l`
-    preconditioner: float  # Γ, Σ and their inverses
-    products: float  # of conjugate gradients, preconditioned
-    dense: float  # Gram matrices of small blocks, and Cholesky
-
-    @property
-    def total(self) -> float:
-        """All of them."""
-        return sum(self)
-
-
 def cholesky(columns: int) -> float:
     """`p³ / 6`, of a `(p, p)` matrix."""
     return columns**3 / 6
@@ -117,7 +94,7 @@ def iterative_blocks(
 
     def dense(first, last):
         size = sum((below + 1) * above for below, above in pairwise(sizes[first : last + 2]))
-        small = size <= dense_limit and rows * sizes[-1] * size <= MOST_DENSE_ENTRIES
+        small = size <= dense_limit and rows * sizes[-1] * size <= DENSE_ENTRIES
         return small and (first, last) != (len(sizes) - 2, len(sizes) - 2)
 
     return [block for block in blocks if not dense(*block)]
@@ -129,7 +106,7 @@ def gauss_newton(
     iterations: float,
     blocks: Sequence[tuple[int, int]] | None = None,
     dense_limit: int = DENSE_LIMIT,
-) -> Pieces:
+) -> float:
     """A step of `jills.gauss_newton` with an identity output and squared error, conjugate gradients of every block.
 
     Layers are counted from zero, `P_l = (n_l + 1) n_(l+1)` parameters in layer l, k outputs.
@@ -141,9 +118,8 @@ def gauss_newton(
       `Σ_(l=a…b) P_l (n_l + 1 + n_(l+1))`.
 
     And for the output layer alone, and once for the layers a … b of all other such blocks: `n T` (k = 1) or `m k T`
-    for S; for Γ, Σ and their inverses `Σ_(l=a…b) [m_l (n_l + 1)² + m k n_(l+1)² + 5/3 (n_l + 1)³ + 5/3 n_(l+1)³]`.
-
-    Γ and Σ are taken from `m_l` and m of the n rows, see `kronecker.rows_for_gamma` and `rows_for_sigma`.
+    for S; for Γ, Σ and their inverses `Σ_(l=a…b) [m_l (n_l + 1)² + m k n_(l+1)² + 5/3 (n_l + 1)³ + 5/3 n_(l+1)³]`,
+    where `m_l` and m of the n rows stand for all.
 
     Args:
         sizes: of the network.
@@ -156,61 +132,29 @@ def gauss_newton(
         blocks = jills.gauss_newton.default_blocks(jills.Network(tuple(sizes), jills.activations.tanh))
     outputs, iterative = sizes[-1], iterative_blocks(sizes, rows, blocks, dense_limit)
     params = [(below + 1) * above for below, above in pairwise(sizes)]
-    few = _count(rows, kronecker.rows_for_sigma(rows, outputs))
-    parts: dict[str, float] = dict.fromkeys(Pieces._fields, 0.0) | {"forward": rows * sum(params)}
+    total = rows * sum(params)
     for first, last in blocks:
-        own, down = range(first, last + 1), forward(sizes, rows, first + 1)
-        size = sum(params[first : last + 1])
-        parts["forward"] += rows * sum(params[first:])
-        parts["sensitivities"] += down
-        parts["gradient"] += rows * size
+        size, down = sum(params[first : last + 1]), forward(sizes, rows, first + 1)
+        total += rows * sum(params[first:]) + down + rows * size
         if (first, last) not in iterative:
-            parts["sensitivities"] += outputs * down
-            parts["dense"] += rows * outputs * size**2 + cholesky(size) + 2 * size**2
+            total += outputs * down + rows * outputs * size**2 + cholesky(size) + 2 * size**2
             continue
-        for layer in own:
-            parts["products"] += (iterations + 1) * params[layer] * (sizes[layer] + 1 + sizes[layer + 1])
-        parts["products"] += iterations * 2 * (rows * size + (0 if outputs == 1 else down))
+        once = sum(params[layer] * (sizes[layer] + 1 + sizes[layer + 1]) for layer in range(first, last + 1))
+        total += (iterations + 1) * once + iterations * 2 * (rows * size + (0 if outputs == 1 else down))
     top = (len(params) - 1, len(params) - 1)
     shared = [block for block in iterative if block != top]
-    spans = [top] if top in iterative else []
+    total += preconditioner(sizes, rows, *top) if top in iterative else 0
     if shared:
-        spans.append((min(first for first, _ in shared), max(last for _, last in shared)))
-    for first, last in spans:
-        parts["sensitivities"] += outputs * forward(sizes, rows, first + 1) * (1 if outputs == 1 else few / rows)
-        for layer in range(first, last + 1):
-            below, above = sizes[layer] + 1, sizes[layer + 1]
-            some = _count(rows, kronecker.rows_for_gamma(rows, below))
-            parts["preconditioner"] += some * below**2 + few * outputs * above**2 + inverse(below) + inverse(above)
-    return Pieces(**parts)
+        total += preconditioner(sizes, rows, min(first for first, _ in shared), max(last for _, last in shared))
+    return total
 
 
-def _count(rows, chosen):
-    return rows if chosen is None else len(chosen)
-
-
-def matmul_rate(dtype: str, size: int = 2048, repeats: int = 5) -> float:
-    """Multiply-adds a second of the fastest of some products of two `(size, size)` matrices, on all cores.
-
-    Precision is what the algorithms ask for: all digits of the dtype, on accelerators too.
-    """
-    left = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    product = jax.jit(partial(jnp.matmul, precision=HIGHEST))
-    jax.block_until_ready(product(left, left))
-    return size**3 / min(clock(lambda: product(left, left)) for _ in range(max(repeats, 1)))
-
-
-def clock(call) -> float:
-    """Seconds of a call, its results computed."""
-    began = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - began
-
-
-def medians(calls: dict, repeats: int) -> dict:
-    """Median of what each call returns, measured in alternation so that all share what disturbs the machine."""
-    measured = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            measured[name].append(call())
-    return {name: statistics.median(each) for name, each in measured.items()}
+def preconditioner(sizes: Sizes, rows: int, first: int, last: int) -> float:
+    """S, Γ, Σ and their inverses for the layers from `first` to `last`, see `gauss_newton`."""
+    outputs = sizes[-1]
+    few = min(rows, max(256, SIGMA_ENTRIES // outputs))
+    total = outputs * forward(sizes, rows if outputs == 1 else few, first + 1)
+    for below, above in pairwise(sizes[first : last + 2]):
+        some = min(rows, max(GAMMA_ROWS, 4 * (below + 1)))
+        total += some * (below + 1) ** 2 + few * outputs * above**2 + inverse(below + 1) + inverse(above)
+    return total

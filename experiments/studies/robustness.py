@@ -10,14 +10,12 @@ and ReLU. Three checks for every member:
 * its final loss is at most `constant · (1 + 1e-5) + 1e-8 · (mean square of its targets)`, where `constant` is the
   loss of the weighted mean of its targets: asked of 95 % of the members. (The second term lets a prediction be wrong
   by a ten-thousandth of the targets' size where a constant has no error at all.)
-* the word of `jills.diagnose` and the result code are counted.
+* the status of `jills.diagnose` and the result code are counted.
 
-Leaves a new folder with `members.csv`, `summary.csv`, versions and device, and `robustness.png`. The exit status is 1
+Leaves a new folder with `members.csv`, `summary.csv`, versions and device. The exit status is 1
 where a member violates the first check or too many the second. Ctrl-C keeps the families of networks that are complete.
 """
 
-import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 import jills
-from experiments import figures, measuring, records
+from experiments import measuring, records
 from experiments.records import WORDS
 from experiments.studies import hard_problems
 from experiments.studies.hard_problems import FAMILIES, KINDS, Family
@@ -42,46 +40,37 @@ Build = Callable[[jills.Network], jills.Algorithm]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 1 where members violate, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.studies.robustness", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = measuring.command_line("studies.robustness", __doc__, "results")
     parser.add_argument("--problems", type=int, default=10_000, metavar="N", help="in all (default: 10000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--steps", type=int, default=50, metavar="N", help="of each member (default: 50)")
-    parser.add_argument("--results", default="results", metavar="FOLDER", help="gets a new folder (default: results)")
     options = parser.parse_args(arguments)
     jax.config.update("jax_enable_x64", False)
     folder = records.new_folder(options.results, "robustness")
-    measuring.write_environment(folder)
+    records.write_environment(folder)
     work = each_family(options.problems, options.seed, options.steps)
-    done, interrupted = measuring.collect(work, len(FAMILIES), lambda part: str(part["members"]["family"].iloc[0]))
+    done, interrupted = measuring.collect(work, len(FAMILIES), lambda part: str(part["family"].iloc[0]))
     if not done:
         print(f"interrupted before a family was complete; nothing to keep but {folder}")
         return 130
-    members = pd.concat([part["members"] for part in done], ignore_index=True)
+    members = pd.concat(done, ignore_index=True)
     with measuring.uninterrupted():
         failed = finish(folder, members)
     print(f"{'interrupted; ' if interrupted else ''}results in {folder}")
     return 130 if interrupted else int(failed)
 
 
-def check(num_problems: int, seed: int, num_steps: int = 50, build: Build | None = None) -> pd.DataFrame:
-    """One row a kind, and one for all: shares of members that pass, and counts of words and result codes."""
-    parts = each_family(num_problems, seed, num_steps, build)
-    return summarize(pd.concat([part["members"] for part in parts], ignore_index=True))
-
-
-def each_family(num_problems: int, seed: int, num_steps: int, build: Build | None = None) -> Iterator[dict]:
-    """The members of one family after the other, under the key `members`."""
+def each_family(num_problems: int, seed: int, num_steps: int) -> Iterator[pd.DataFrame]:
+    """The members of one family after the other."""
     keys = jax.random.split(jax.random.key(seed), len(FAMILIES))
     for index, (family, key) in enumerate(zip(FAMILIES, keys, strict=True)):
         count = (num_problems + len(FAMILIES) - 1 - index) // len(FAMILIES)
         if count:
-            yield {"members": run_family(family, key, count, num_steps, build or jills.gauss_newton.build)}
+            yield run_family(family, key, count, num_steps, jills.gauss_newton.build)
 
 
 def run_family(family: Family, key: jax.Array, count: int, num_steps: int, build: Build) -> pd.DataFrame:
-    """One row a member. Problem `index` of a family has the key `fold_in(key, index)`, however many there are."""
+    """One row per member. Problem `index` of a family has the key `fold_in(key, index)`, however many there are."""
     keys = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))(key, np.arange(count, dtype=np.uint32))
     algorithm = build(family.network)
     result = jills.sweep(
@@ -104,8 +93,8 @@ def run_family(family: Family, key: jax.Array, count: int, num_steps: int, build
 
 
 def summarize(members: pd.DataFrame) -> pd.DataFrame:
-    """One row a kind in the order of `KINDS`, and one for all."""
-    groups = [(kind, measuring.where(members, members["kind"] == kind)) for kind in KINDS] + [("all", members)]
+    """One row per kind in the order of `KINDS`, and one for all."""
+    groups = [(kind, members.loc[members["kind"] == kind]) for kind in KINDS] + [("all", members)]
     rows = []
     for kind, part in groups:
         if part.empty:
@@ -129,16 +118,15 @@ def _rise(part):
 
 
 def finish(folder: Path, members: pd.DataFrame) -> bool:
-    """Writes tables and figure, prints the summary; whether the checks failed."""
+    """Writes the tables, prints the summary; whether the checks failed."""
     table = summarize(members)
     members.to_csv(folder / "members.csv", index=False)
     table.to_csv(folder / "summary.csv", index=False)
-    figure_of(members, folder / "robustness.png")
     print(table.to_string(index=False, float_format="{:.4g}".format))
     for code, text in jills.results.MESSAGES.items():
         if code in set(members["result"]):
             print(f"result {code}: {text}")
-    wrong = measuring.where(members, ~members["not_higher"].to_numpy(bool))
+    wrong = members.loc[~members["not_higher"].to_numpy(bool)]
     share = float(np.mean(members["reaches_constant"].to_numpy()))
     print(f"{len(wrong)} of {len(members)} members end higher than they started, or not finite; ")
     print(f"{share:.2%} reach the loss of the best constant, {SHARE:.0%} are asked for")
@@ -147,26 +135,5 @@ def finish(folder: Path, members: pd.DataFrame) -> bool:
     return bool(len(wrong)) or share < SHARE
 
 
-def figure_of(members: pd.DataFrame, path: Path) -> None:
-    """Each member's final loss over that of the best constant, a strip for each kind; the line is 1."""
-    kinds = [kind for kind in KINDS if kind in set(members["kind"])]
-    figure, panels = measuring.subplots(1, 1)
-    figure.set_size_inches(8.5, 4.2)
-    spread = np.random.default_rng(0)
-    for place, kind in enumerate(kinds):
-        part = measuring.where(members, members["kind"] == kind)
-        floor = (part["constant_loss"] + FLOOR * part["mean_square"]).to_numpy()
-        with np.errstate(divide="ignore", invalid="ignore"):  # targets of zero
-            ratio = np.nan_to_num(np.clip(part["final_loss"].to_numpy() / floor, 1e-12, 1e12), nan=1e12)
-        across = place + spread.uniform(-0.3, 0.3, len(part))
-        panels[0, 0].scatter(across, ratio, s=3, alpha=0.4, color=figures.COLOURS["gauss_newton"])
-    panels[0, 0].axhline(1, color="black", linewidth=0.8)
-    panels[0, 0].set(yscale="log", ylabel="final loss / loss of the best constant")
-    panels[0, 0].set_xticks(range(len(kinds)), kinds, rotation=30, ha="right")
-    figure.savefig(path, dpi=120)
-    measuring.close(figure)
-
-
 if __name__ == "__main__":
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(main())

@@ -1,7 +1,7 @@
 """How seconds, memory and compilation grow with rows, width, depth, outputs and members.
 
     python -m experiments.studies.scaling [--rows N …] [--width N …] [--depth N …] [--outputs N …] [--members N …]
-        [--algorithms NAME …] [--base KEY=N …] [--repeats N] [--rss] [--results FOLDER]
+        [--algorithms NAME …] [--base KEY=N …] [--repeats N] [--results FOLDER]
 
 One axis at a time around a base point: 1000 rows, 8-20-20-1, float32, one network. An axis given without values is
 left out. At each point the algorithms are measured in alternation. Leaves a new folder with `scaling.csv`,
@@ -9,18 +9,17 @@ left out. At each point the algorithms are measured in alternation. Leaves a new
 
 Seconds are those of a step after compilation; on the axis of members, of one step of all members of a sweep. Every
 timing starts at the same random start. Bytes are XLA's own sum for the compiled step: arguments, results and
-temporaries. `share` is the arithmetic of a step on paper (`arithmetic`) over its seconds, as a part of the rate at which the machine multiplies large matrices of the same dtype.
+temporaries. `share` is the arithmetic of a step on paper (`arithmetic`) over its seconds, as a part of the rate at
+which the machine multiplies large matrices of the same dtype.
 """
 
 import argparse
-import json
 import math
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +30,7 @@ from jax.tree_util import Partial
 
 import jills
 from experiments import figures, measuring, records
+from experiments.measuring import command_line
 from experiments.studies import arithmetic
 
 Timed = Callable[[], float]
@@ -82,32 +82,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     jax.config.update("jax_enable_x64", options.dtype == "float64")
-    if options.rss_of:
-        print(json.dumps(peak_rss(**json.loads(options.rss_of))))
-        return 0
     base = Point()._replace(**{key: int(value) for key, value in (text.split("=") for text in options.base)})
     places = [(axis, value) for axis in AXES for value in getattr(options, axis)]
     limits = Limits(repeats=options.repeats, seconds=options.seconds, longest=options.longest)
     folder = records.new_folder(options.results, "scaling")
-    measuring.write_environment(folder)
-    rate = arithmetic.matmul_rate(options.dtype, options.matmul_size)
+    records.write_environment(folder)
+    rate = measuring.matmul_rate(options.dtype, options.matmul_size)
     print(f"{options.dtype}, {records.environment()['device']}: {rate / 1e9:.3g} G multiply-adds a second in a matmul")
     work = partial(paper, iterations=options.cg_iterations)
     rows, interrupted = measuring.collect(
-        measure(base, places, options.algorithms, options.dtype, rate, limits, work, options.rss),
+        measure(base, places, options.algorithms, options.dtype, rate, limits, work),
         len(places) * len(options.algorithms),
         lambda row: f"{row['axis']} {row['value']}: {row['algorithm']}",
     )
     with measuring.uninterrupted():
-        finish(folder, with_ratios(pd.DataFrame(rows)))
+        finish(folder, rows)
     print(f"{'interrupted; ' if interrupted else ''}results in {folder}")
     return 130 if interrupted else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.studies.scaling", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = command_line("studies.scaling", __doc__, "results")
     for axis, values in AXES.items():
         parser.add_argument(f"--{axis}", type=int, nargs="*", default=values, metavar="N")
     parser.add_argument("--algorithms", nargs="+", choices=BUILDERS, default=list(BUILDERS), metavar="NAME")
@@ -118,16 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--longest", type=float, default=5.0, metavar="S", help="a step that is repeated (default: 5)")
     parser.add_argument("--cg-iterations", type=float, default=5, metavar="N", help="on paper, a layer (default: 5)")
     parser.add_argument("--matmul-size", type=int, default=2048, metavar="N", help="of the rate (default: 2048)")
-    parser.add_argument("--rss", action="store_true", help="also peak resident memory, each in a process of its own")
-    parser.add_argument("--results", default="results", metavar="FOLDER", help="gets a new folder (default: results)")
-    parser.add_argument("--rss-of", help=argparse.SUPPRESS)
     return parser
 
 
 def paper(name: str, sizes: Sequence[int], rows: int, iterations: float) -> float:
     """Multiply-adds of a step of one network."""
     if name == "gauss_newton":
-        return arithmetic.gauss_newton(sizes, rows, iterations).total
+        return arithmetic.gauss_newton(sizes, rows, iterations)
     return {"ills": arithmetic.ills, "adam": arithmetic.adam}[name](sizes, rows)
 
 
@@ -174,15 +166,13 @@ def compile_steps(algorithm: jills.Algorithm, problem: Partial) -> Compiled:
     names = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     run = lambda count: program(np.int32(count), *rest)  # noqa: E731 closes over what is fixed
     jax.block_until_ready(run(1))
-    first = arithmetic.clock(partial(run, 1))
+    first = measuring.clock(partial(run, 1))[0]
     if first < 0.02:  # most of it may be the call itself
-        first = arithmetic.clock(partial(run, 20)) / 20
+        first = measuring.clock(partial(run, 20))[0] / 20
     return Compiled(run, seconds, first, *(float(getattr(sizes, name, math.nan)) for name in names))
 
 
-def measure(
-    base: Point, places, names: Sequence[str], dtype: str, rate: float, limits: Limits, work, rss: bool = False
-) -> Iterator[dict]:
+def measure(base: Point, places, names: Sequence[str], dtype: str, rate: float, limits: Limits, work) -> Iterator[dict]:
     """One row for each place and algorithm; `places` are pairs of an axis and a value on it."""
     for axis, value in places:
         point = base._replace(**{axis: value})
@@ -199,12 +189,10 @@ def measure(
                 rows[name] |= about
                 if call is not None:
                     calls[name] = call
-        for name, seconds in arithmetic.medians(calls, limits.repeats).items():
+        for name, seconds in measuring.medians(calls, limits.repeats).items():
             rows[name]["seconds"] = seconds
-        for name, row in rows.items():
+        for row in rows.values():
             row["share"] = row["multiply_adds"] / rate / row.get("seconds", math.nan)
-            if rss and "seconds" in row:
-                row |= rss_alone(name, point, dtype)
             yield row
 
 
@@ -228,7 +216,7 @@ def prepare(algorithm: jills.Algorithm, task: Partial, point: Point, limits: Lim
         if compiled.first_seconds > limits.longest:
             return about | {"seconds": compiled.first_seconds, "note": "measured once"}, None
         count = _clip(limits.seconds / compiled.first_seconds, limits.max_steps)
-        return about, lambda: arithmetic.clock(partial(compiled.run, count)) / count
+        return about, lambda: measuring.clock(partial(compiled.run, count))[0] / count
     # On a CPU members wait as states while a core steps one of them; elsewhere all step at once.
     at_once = measuring.num_cores() if jax.local_devices()[0].platform == "cpu" else point.members
     about["peak_bytes"] = point.members * kept + min(at_once, point.members) * temporary
@@ -246,36 +234,13 @@ def _clip(count: float, largest: int) -> int:
     return int(min(max(count, 1), largest))
 
 
-def rss_alone(name: str, point: Point, dtype: str) -> dict:
-    """`peak_rss` in a process of its own; nothing where that fails."""
-    job = json.dumps({"name": name, "point": list(point), "dtype": dtype})
-    command = [sys.executable, "-m", "experiments.studies.scaling", "--dtype", dtype, "--rss-of", job]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    return json.loads(told.stdout.splitlines()[-1]) if told.returncode == 0 else {}
-
-
-def peak_rss(name: str, point: Sequence[int], dtype: str) -> dict:
-    """Resident bytes of this process: before compilation, and the most it had after a few steps."""
-    where = Point(*point)
-    network, task = make_problem(where, dtype)
-    algorithm = BUILDERS[name](network)
-    before = measuring.most_resident()
-    if where.members > 1:
-        keys = jax.random.split(jax.random.key(1), where.members)
-        jills.sweep(algorithm, algorithm.defaults, task, keys, 2, 1)
-    else:
-        jax.block_until_ready(compile_steps(algorithm, task).run(2))
-    return {"rss_before": before, "rss_peak": measuring.most_resident()}
-
-
-def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
-    """Adds `ratio`, seconds over those of Adam at the same place."""
-    for column in ("seconds", "peak_bytes", "compile_seconds", "share"):
-        if column not in table:
-            table[column] = math.nan
-    adam = table[table.algorithm == "adam"].set_index(["axis", "value"])["seconds"]
-    places = zip(table["axis"], table["value"], strict=True)
-    return table.assign(ratio=table["seconds"].to_numpy() / [adam.get(place, math.nan) for place in places])
+def over_adam(table: pd.DataFrame, quantities: Iterable[str]) -> pd.DataFrame:
+    """The table with quantities over those of Adam at the same place, as columns `<quantity>_ratio`."""
+    names = list(quantities)
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *names])))
+    adam = table[table["algorithm"] == "adam"].set_index(["axis", "value"])[names].add_suffix("_adam")
+    both = table.join(adam, on=["axis", "value"])
+    return table.assign(**{f"{name}_ratio": both[name] / both[f"{name}_adam"] for name in names})
 
 
 def exponent(sizes, values) -> float:
@@ -296,24 +261,25 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
     columns = ("seconds", "multiply_adds", "peak_bytes", "compile_seconds")
     rows = []
     for axis, name in dict.fromkeys(zip(table["axis"], table["algorithm"], strict=True)):
-        part = measuring.where(table, (table["axis"] == axis) & (table["algorithm"] == name))
-        measured = measuring.where(part, np.isfinite(part["seconds"].to_numpy(float)))
+        part = table.loc[(table["axis"] == axis) & (table["algorithm"] == name)]
+        measured = part.loc[np.isfinite(part["seconds"].to_numpy(float))]
         rows.append({"axis": axis, "algorithm": name, "from": part["value"].min(), "to": measured["value"].max()})
         rows[-1] |= {column: exponent(measured["value"], measured[column]) for column in columns}
     return pd.DataFrame(rows)
 
 
-def finish(folder, table: pd.DataFrame) -> None:
+def finish(folder: Path, rows: list[dict]) -> None:
     """Writes tables and figure, and prints the tables."""
-    table.to_csv(folder / "scaling.csv", index=False)
-    if table.empty:
+    if not rows:
         return
+    table = over_adam(pd.DataFrame(rows), ("seconds", "peak_bytes", "compile_seconds"))
+    table.to_csv(folder / "scaling.csv", index=False)
     slopes = exponents(table)
     slopes.to_csv(folder / "exponents.csv", index=False)
     figure_of(table, slopes, folder / "scaling.png")
     shown = table[["axis", "value", "algorithm"]].assign(
         ms=1e3 * table["seconds"],
-        ratio_to_adam=table["ratio"],
+        ratio_to_adam=table["seconds_ratio"],
         share_of_matmul=table["share"],
         peak_MB=table["peak_bytes"] / 1e6,
         compile_s=table["compile_seconds"],
@@ -324,26 +290,24 @@ def finish(folder, table: pd.DataFrame) -> None:
     print(slopes.to_string(index=False, float_format="{:.2f}".format))
 
 
-def figure_of(table: pd.DataFrame, slopes: pd.DataFrame, path) -> None:
+def figure_of(table: pd.DataFrame, slopes: pd.DataFrame, path: Path) -> None:
     """Seconds, bytes and compilation (rows) against each axis (columns)."""
     axes_names = list(dict.fromkeys(table["axis"]))
     quantities = {"seconds": "seconds a step", "peak_bytes": "peak bytes", "compile_seconds": "seconds to compile"}
-    figure, panels = measuring.subplots(len(quantities), len(axes_names))
+    figure, panels = figures.subplots(len(quantities), len(axes_names), sharey="row")
     for row, (quantity, label) in enumerate(quantities.items()):
         for column, axis in enumerate(axes_names):
             panel = panels[row, column]
             for name, part in table[table["axis"] == axis].groupby("algorithm", sort=False):
                 slope = float(slopes.set_index(["axis", "algorithm"]).loc[(axis, name), quantity])
                 text = figures.NAMES[str(name)] + (f", exponent {slope:.2f}" if math.isfinite(slope) else "")
-                panel.plot(part["value"], part[quantity], label=text, **measuring.style(str(name)))
+                panel.plot(part["value"], part[quantity], label=text, **figures.style(str(name)))
             panel.set(xscale="log", yscale="log", xlabel=axis if row == len(quantities) - 1 else "")
             panel.grid(alpha=0.3)
             panel.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)  # above the curves
         panels[row, 0].set_ylabel(label)
-    figure.savefig(path, dpi=120)
-    measuring.close(figure)
+    figures.write(figure, path)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(main())

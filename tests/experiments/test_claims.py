@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import jills
+from experiments import measuring
 from experiments.claims import __main__ as claims
-from experiments.claims import base, ground_truth, html_report, stability
+from experiments.claims import base, ground_truth, html_report, stability, statistics
 from experiments.claims.__main__ import EXPERIMENTS
 from experiments.data import MissingData
 
@@ -227,12 +228,12 @@ def test_intervals_hold_the_median_and_count_failures_as_worst():
     random = np.random.default_rng(1)
     hits = 0
     for _ in range(200):
-        low, middle, high = base.median_interval(random.exponential(size=30), 300)
+        low, middle, high = statistics.median_interval(random.exponential(size=30), 300)
         assert low <= middle <= high
         hits += low <= np.log(2) <= high
     assert 0.88 <= hits / 200 <= 1.0
-    assert base.median_interval([1.0, np.nan, np.inf])[1] == np.inf
-    assert base.median_interval([1.0, 2.0, np.nan])[1] == 2.0
+    assert statistics.median_interval([1.0, np.nan, np.inf])[1] == np.inf
+    assert statistics.median_interval([1.0, 2.0, np.nan])[1] == 2.0
 
 
 @given(st.integers(1, 10_000), st.integers(2, 60))
@@ -243,13 +244,13 @@ def test_checkpoints_hold_the_ends(num_steps, points):
     assert np.all(np.diff(steps) > 0)
 
 
-def test_numbers_are_all_combinations():
-    hparams = base.numbers(jills.ills.Hparams, learning_rate=[0.1, 0.2], ridge=[0.0, 1.0, 2.0])
+def test_a_product_is_all_combinations():
+    hparams = measuring.product(jills.ills.Hparams, learning_rate=[0.1, 0.2], ridge=[0.0, 1.0, 2.0])
     pairs = set(zip(hparams.learning_rate.tolist(), hparams.ridge.tolist(), strict=True))
     assert pairs == set(product([0.1, 0.2], [0.0, 1.0, 2.0]))
 
 
-def test_the_tuned_number_has_the_lowest_median_at_the_end():
+def test_the_tuned_rate_has_the_lowest_median_at_the_end():
     rows = [
         {"net": "a", "learning_rate": rate, "seed": seed, "loss": loss, "word": word}
         for rate, losses in ((0.1, [1.0, 9.0, 9.0]), (0.2, [2.0, 2.0, np.nan]), (0.3, [0.1, np.nan, np.nan]))
@@ -257,7 +258,7 @@ def test_the_tuned_number_has_the_lowest_median_at_the_end():
         for word in ("stalled",)
     ]
     early = {"net": "a", "learning_rate": 0.3, "seed": 0, "loss": 0.0}
-    best = base.tuned(pd.DataFrame([*rows, early]), ["net"])
+    best = statistics.tuned(pd.DataFrame([*rows, early]), ["net"])
     assert set(best.learning_rate) == {0.2}
 
 

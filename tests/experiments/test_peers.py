@@ -104,10 +104,10 @@ def test_second_order_peers_find_the_minimum_of_a_linear_network(peer):
 
 def test_the_line_search_tells_the_loss_of_the_params():
     problem = make_problem()
-    method, numbers = with_optax.Lbfgs(problem.network, problem.loss), with_optax.Numbers()
-    state = stepped._begin(method, numbers, problem.params, problem.batch)
+    method, hparams = with_optax.Lbfgs(problem.network, problem.loss), with_optax.NoHparams()
+    state = stepped._begin(method, hparams, problem.params, problem.batch)
     for _ in range(20):
-        state, _, _ = stepped._advance(method, numbers, problem.batch, jnp.zeros(()), state, 1)
+        state, _, _ = stepped._advance(method, hparams, problem.batch, jnp.zeros(()), state, 1)
         expected = true_loss(problem.network, problem.loss, state.params, problem.batch)
         np.testing.assert_allclose(state.loss, expected, rtol=1e-13)
 
@@ -165,26 +165,9 @@ def test_the_jacobian_is_that_of_the_residuals():
     np.testing.assert_array_equal(to_params(np.asarray(flat), problem)[1].weight, problem.params[1].weight)
 
 
-def _softmax_loss():
-    # The peer knows the loss of jills by name; here it is written out.
-    def value(predictions, targets):
-        return -jnp.sum(targets * jax.nn.log_softmax(predictions, axis=1), axis=1)
-
-    return dataclasses.replace(jills.losses.squared_error, value=value)
-
-
-def _sigmoid_loss():
-    def value(predictions, targets):
-        return jnp.mean(jax.nn.softplus(predictions) - targets * predictions, axis=1)
-
-    return dataclasses.replace(jills.losses.squared_error, value=value)
-
-
 @pytest.mark.parametrize("classes", [1, 3])
-def test_the_classifier_of_sklearn_has_our_cross_entropy(classes, monkeypatch):
-    pytest.importorskip("sklearn")
-    loss = _sigmoid_loss() if classes == 1 else _softmax_loss()
-    monkeypatch.setattr(with_sklearn, "SIGMOID" if classes == 1 else "SOFTMAX", loss)
+def test_the_classifier_of_sklearn_has_our_cross_entropy(classes):
+    loss = with_sklearn.SIGMOID if classes == 1 else with_sklearn.SOFTMAX
     problem = make_problem(sizes=(3, 5, classes))
     best = jnp.argmax(problem.batch.targets, axis=1) if classes > 1 else problem.batch.targets[:, 0] > 0
     targets = jax.nn.one_hot(best, 3, dtype="float64") if classes > 1 else best[:, None].astype("float64")
@@ -221,7 +204,7 @@ def test_what_is_not_installed_is_told_and_left_out():
 
 @pytest.mark.parametrize(("gain", "expected"), [(0.5, 1), (3.0, 3)])
 def test_more_threads_are_taken_where_they_clearly_help(gain, expected, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr(base, "num_cores", lambda: 3)
     monkeypatch.setattr(base, "TRIAL_SECONDS", 0.05)
     assert base.fastest_threads(lambda threads: time.sleep(0.01 if threads == 1 else 0.01 / gain)) == expected
 

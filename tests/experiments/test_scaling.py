@@ -12,7 +12,6 @@ import pytest
 import jills
 from experiments import measuring
 from experiments.studies import arithmetic, hard_problems, many_networks, robustness, scaling
-from jills.conjugate_gradients import ConjugateGradients
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -87,20 +86,21 @@ def test_householder_counts_reflections(shape):
 def test_gauss_newton_is_what_its_iterations_multiply(sizes):
     network, params, batch = start(sizes)
     blocks = jills.gauss_newton.default_blocks(network)
-    algorithm = jills.gauss_newton.build(network, solver=ConjugateGradients(), blocks=blocks)
-    pieces = arithmetic.gauss_newton(sizes, ROWS, 1, blocks, 0)
+    algorithm = jills.gauss_newton.build(network, solver=jills.ConjugateGradients(), blocks=blocks)
+    paper = arithmetic.gauss_newton(sizes, ROWS, 1, blocks, 0)
     # The inverses are opaque calls; those of the output layer alone, then of all layers.
     counted = sum(arithmetic.inverse(size) for size in (6, sizes[2], 6, sizes[2], 4, 5))
     traced = step_products(algorithm, params, batch)
-    np.testing.assert_allclose(traced, pieces.total - counted, rtol=0.1)
+    np.testing.assert_allclose(traced, paper - counted, rtol=0.1)
 
 
 def test_small_blocks_are_dense():
     blocks = ((1, 1), (0, 0), (0, 1))
     assert arithmetic.iterative_blocks(SIZES, ROWS, blocks) == [(1, 1)]
     assert arithmetic.iterative_blocks(SIZES, ROWS, blocks, 25) == [(1, 1), (0, 1)]
-    dense = arithmetic.gauss_newton(SIZES, ROWS, 5, ((0, 0),)).dense
-    assert dense == ROWS * 2 * 20**2 + 20**3 / 6 + 2 * 20**2
+    passes = 2 * ROWS * (20 + 12) + ROWS * 20 + 3 * arithmetic.forward(SIZES, ROWS, 1)
+    dense = ROWS * 2 * 20**2 + 20**3 / 6 + 2 * 20**2
+    assert arithmetic.gauss_newton(SIZES, ROWS, 5, ((0, 0),)) == passes + dense
 
 
 def test_exponents_are_those_of_the_upper_half():
@@ -134,10 +134,10 @@ def test_scaling_leaves_what_it_says(tmp_path, capsys):
     assert {path.name for path in folder.iterdir()} == names
     table = pd.read_csv(folder / "scaling.csv")
     assert list(table.axis) == ["rows"]
-    measured = table[["seconds", "compile_seconds", "peak_bytes", "share", "ratio"]].to_numpy()
+    measured = table[["seconds", "compile_seconds", "peak_bytes", "share", "seconds_ratio"]].to_numpy()
     assert np.isfinite(measured).all()
     assert measured.min() > 0
-    assert (table.ratio[table.algorithm == "adam"] == 1).all()
+    assert (table.seconds_ratio[table.algorithm == "adam"] == 1).all()
     printed = capsys.readouterr()
     assert "exponents over the upper half" in printed.out
     assert "1/1" in printed.err
@@ -149,31 +149,20 @@ def test_ctrl_c_keeps_the_rows_before_it(capsys):
         raise KeyboardInterrupt
 
     assert measuring.collect(rows(), 3, lambda row: f"row {row['n']}") == ([{"n": 1}], True)
-    assert "1/3 row 1" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1/3" in told
+    assert "row 1" in told
 
 
 def test_many_networks_leaves_what_it_says(tmp_path, monkeypatch, capsys):
-    # Gauss-Newton compiles for seconds, and one piece goes as the others.
+    # Gauss-Newton compiles for seconds.
     monkeypatch.setattr(many_networks, "builders", lambda: {"adam": jills.adam.build})
-    monkeypatch.setattr(many_networks, "PIECES", {"products": many_networks.products})
     toy = ["--members", "5", "--rows", "13", "--hidden", "3", "--steps", "2", "--repeats", "1", "--singles", "1"]
     assert many_networks.main([*toy, "--matmul-size", "64", "--results", str(tmp_path)]) == 0
     (folder,) = tmp_path.iterdir()
-    names = {"algorithms.csv", "pieces.csv", "environment.json", "many_networks.png"}
-    assert {path.name for path in folder.iterdir()} == names
-    assert list(pd.read_csv(folder / "pieces.csv").piece) == ["products"]
+    assert {path.name for path in folder.iterdir()} == {"algorithms.csv", "environment.json"}
     assert pd.read_csv(folder / "algorithms.csv").ms_in_a_sweep[0] > 0
-    assert "pieces of adam" in capsys.readouterr().out
-
-
-def test_pieces_multiply_what_stands_on_paper():
-    network, params, batch = start((3, 5, 1))
-    ready = many_networks.make_ready(network, params, batch)
-    blocks = jills.gauss_newton.one_by_one(network)
-    paper = arithmetic.gauss_newton((3, 5, 1), ROWS, many_networks.ITERATIONS, blocks, 0)._asdict()
-    paper["preconditioner"] -= sum(map(arithmetic.inverse, (4, 5, 6)))  # opaque calls
-    for name, piece in many_networks.PIECES.items():
-        assert products_of(partial(piece, network), ready) == pytest.approx(paper[name]), name
+    assert "ratio_to_adam" in capsys.readouterr().out
 
 
 def test_members_at_once_fit_the_memory(monkeypatch):
@@ -184,7 +173,7 @@ def test_members_at_once_fit_the_memory(monkeypatch):
     assert many_networks.members_at_once(algorithm, task, job) == (None, "")
     one = scaling.Compiled(lambda count: None, 1.0, 1.0, 100.0, 20.0, 3.0)
     monkeypatch.setattr(many_networks, "compile_steps", lambda *_: one)
-    monkeypatch.setattr(measuring, "device_bytes", lambda: 21 * 123)
+    monkeypatch.setattr(many_networks, "device_bytes", lambda: 21 * 123)
     size, note = many_networks.members_at_once(algorithm, task, job)
     assert size == 10
     assert note.startswith("10 at a time")
@@ -251,8 +240,7 @@ def test_robustness_fails_where_members_do(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(robustness, "run_family", some_members)
     assert robustness.main(["--problems", "22", "--results", str(tmp_path)]) == 1
     (folder,) = tmp_path.iterdir()
-    names = {"members.csv", "summary.csv", "environment.json", "robustness.png"}
-    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in folder.iterdir()} == {"members.csv", "summary.csv", "environment.json"}
     summary = pd.read_csv(folder / "summary.csv")
     assert list(summary.kind) == ["plain", "all"]
     assert list(summary.members) == [22, 22] == list(summary.stalled)
