@@ -112,7 +112,7 @@ def predict(task: problems.Task, result: jills.SweepResult) -> np.ndarray | None
 
 def best_index(losses) -> int:
     """The setting with the lowest median over seeds of losses `(H, S)`."""
-    return int(np.argmin(np.median(records.worst_if_not_finite(losses), axis=1)))
+    return int(np.argmin(np.median(records.diverged_last(losses), axis=1)))
 
 
 def finish(folder: Path, config: Config, task: problems.Task, outcomes: list[records.Outcome]) -> None:
@@ -135,10 +135,10 @@ def printable(summary: pd.DataFrame) -> pd.DataFrame:
     """The columns of the summary that fit a terminal, three digits each."""
     varied = [n for n in HPARAMS if n in summary and max(summary.groupby("algorithm")[n].nunique()) > 1]
     medians = [name for name in summary.columns if name.endswith("_median")]
-    words = [word for word in records.WORDS if max(summary[word]) > 0]
+    statuses = [status for status in records.STATUSES if max(summary[status]) > 0]
     shown = {"algorithm": list(summary["algorithm"])}
-    for name in (*varied, *medians, *words, "ms_per_member_step"):
-        digits = "{:.0%}" if name in words else "{:.3g}"
+    for name in (*varied, *medians, *statuses, "ms_per_member_step"):
+        digits = "{:.0%}" if name in statuses else "{:.3g}"
         shown[name.removesuffix("_median")] = [digits.format(value) for value in summary[name]]
     return pd.DataFrame(shown)
 

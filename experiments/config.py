@@ -220,7 +220,7 @@ def _apply(raw: dict, change: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
+        value = text  # what is no TOML value is a string
     *tables, last = key.strip().split(".")
     for table in tables:
         raw = raw.setdefault(table, {})

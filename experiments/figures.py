@@ -123,7 +123,7 @@ def stability(dataset: xr.Dataset) -> Figure:
         rates = np.asarray(one.hparam_learning_rate)[indices]
         low, middle, high = finite_quartiles(one.final_loss.values[indices].T)
         axis.errorbar(rates, middle, [middle - low, high - middle], capsize=3, label=NAMES[name], **style(name))
-        diverged = np.mean(one.word.values[indices] == "diverged", axis=1)
+        diverged = np.mean(one.status.values[indices] == "diverged", axis=1)
         for rate, share in zip(rates[diverged > 0], diverged[diverged > 0], strict=True):
             text = f"{share:.0%}\ndiverged"
             axis.annotate(text, (rate, 0.98), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=7)

@@ -126,8 +126,8 @@ def relative_distance(params: jills.Params, truth: jills.Params) -> jax.Array:
     """`‖θ − θ*‖ / ‖θ*‖` over all weights and biases, `()`."""
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(truth), strict=True)
     squares = jnp.stack([jnp.stack([jnp.sum((a - b) ** 2), jnp.sum(b**2)]) for a, b in pairs])
-    above, below = jnp.sum(squares, axis=0)
-    return jnp.sqrt(above / below)
+    apart, size = jnp.sum(squares, axis=0)
+    return jnp.sqrt(apart / size)
 
 
 @jax.jit

@@ -66,7 +66,7 @@ def _one(outcome: Outcome) -> xr.Dataset:
     result = outcome.result
     shape = (*result.state.loss.shape, result.num_steps)
     curve, each = ("hparam", "seed", "step"), ("hparam", "seed")
-    words = jills.diagnose(result.state, result.info)
+    diagnosis = jills.diagnose(result.state, result.info)
     variables = {
         "train_loss": (curve, _append(result.info.loss, result.state.loss)),
         "update_norm": (curve, _append(result.info.update_norm)),
@@ -74,8 +74,8 @@ def _one(outcome: Outcome) -> xr.Dataset:
         "final_loss": (each, np.asarray(result.state.loss)),
         "best_loss": (each, np.asarray(result.state.best_loss)),
         "result": (each, np.asarray(result.state.result).astype(float)),
-        "word": (each, words.word.astype(object)),
-        "why": (each, words.why.astype(object)),
+        "status": (each, diagnosis.word.astype(object)),
+        "why": (each, diagnosis.why.astype(object)),
         "seconds": (("step",), np.arange(result.num_steps + 1) * result.run_seconds / np.prod(shape)),
         "compile_seconds": ((), result.compile_seconds),
         "run_seconds": ((), result.run_seconds),
@@ -107,23 +107,23 @@ def summarize(outcomes: list[Outcome]) -> pd.DataFrame:
     """A tidy table: one row for each algorithm and setting, medians and quartiles over the seeds."""
     rows = []
     for outcome in outcomes:
-        result, words = outcome.result, jills.diagnose(outcome.result.state, outcome.result.info).word
-        for index in range(words.shape[0]):
+        result, status = outcome.result, jills.diagnose(outcome.result.state, outcome.result.info).word
+        for index in range(status.shape[0]):
             final = np.asarray(result.state.loss[index], float)
             row = {"algorithm": outcome.name}
             row |= {name: values[index] for name, values in outcome.hparams.items()}
             row |= _quartiles("final_loss", final) | _quartiles("best_loss", result.state.best_loss[index])
             for name, values in outcome.final_metrics.items():
                 row |= _quartiles(f"final_{name}", values[index])
-            row |= {word: float(np.mean(words[index] == word)) for word in WORDS}
+            row |= {each: float(np.mean(status[index] == each)) for each in STATUSES}
             row["steps"] = result.num_steps
-            row["ms_per_member_step"] = 1e3 * result.run_seconds / (words.size * result.num_steps)
+            row["ms_per_member_step"] = 1e3 * result.run_seconds / (status.size * result.num_steps)
             row["compile_seconds"] = result.compile_seconds
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-WORDS = ("converged", "improving", "stalled", "ill-conditioned", "diverged")
+STATUSES = ("converged", "improving", "stalled", "ill-conditioned", "diverged")
 
 
 def _quartiles(name, values):
@@ -132,15 +132,15 @@ def _quartiles(name, values):
 
 
 def quartiles(values) -> np.ndarray:
-    """Quartiles over the first axis, `(3, …)`; a value that is not finite is worse than any other."""
-    values = worst_if_not_finite(values)
+    """Quartiles over the first axis, `(3, …)`; what diverged ranks last."""
+    values = diverged_last(values)
     # Between a number and infinity there is nothing to interpolate.
     method = "linear" if np.isfinite(values).all() else "nearest"
     return np.percentile(values, [25, 50, 75], axis=0, method=method)
 
 
-def worst_if_not_finite(values) -> np.ndarray:
-    """The values in float64, with infinity where they are NaN or infinite: what diverged is worse than all else."""
+def diverged_last(values) -> np.ndarray:
+    """The values in float64, with infinity in place of NaN and -inf: what diverged ranks last."""
     values = np.asarray(values, float)
     return np.where(np.isfinite(values), values, np.inf)
 

@@ -47,9 +47,9 @@ def load_benchmark(path: str | Path, seeds: int | None = None, seconds: float | 
 
 
 def chosen(names: Iterable[str], only: str) -> list[str]:
-    """The names that contain one of the words of `only`, which has commas between them; all if it is empty."""
-    words = only.lower().split(",")
-    return [name for name in names if any(word in name.lower() for word in words)]
+    """The names that contain one of the parts of `only`, which has commas between them; all if it is empty."""
+    wanted = only.lower().split(",")
+    return [name for name in names if any(part in name.lower() for part in wanted)]
 
 
 def same_problem(one: Table, other: Table) -> bool:

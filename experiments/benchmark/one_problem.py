@@ -100,7 +100,7 @@ def problem_of(config: BenchmarkConfig, task: problems.Task, seed: int) -> tuple
 
 
 def measure(config: BenchmarkConfig, task: problems.Task, folder: Path, only: str = "") -> None:
-    """Every peer whose name contains one of the words of `only`, on every seed, as far as its file is not there."""
+    """Every peer whose name contains one of the parts of `only`, on every seed, as far as its file is not there."""
     example, _ = problem_of(config, task, TUNING_SEED)
     names = chosen(applicable(config, example), only)
     pending = [name for name in names if any(not run_path(folder, s, name).exists() for s in range(config.seeds))]

@@ -50,8 +50,8 @@ def ratios(runs: pd.DataFrame, ours: str, compiled: bool = False) -> pd.DataFram
     """Time of a peer over that of ours on the same seed.
 
     Args:
-        runs: one row a problem, seed and peer.
-        ours: the peer below the line.
+        runs: one row per problem, seed and peer.
+        ours: the peer whose time is the divisor.
         compiled: whether times include compilation.
 
     Returns:
@@ -112,7 +112,7 @@ def with_losses(runs: pd.DataFrame, ours: str) -> pd.DataFrame:
 
 
 def summarize(runs: pd.DataFrame, ours: str, memory: pd.DataFrame) -> pd.DataFrame:
-    """One row a problem and peer: medians over seeds, quartiles of times and ratios, three bounds where they matter."""
+    """One row per problem and peer: medians over seeds, quartiles of times and ratios, each with its bounds."""
     both = {"ratio": ratios(runs, ours), "ratio_compiled": ratios(runs, ours, compiled=True)}
     rows = []
     for _, part in runs.groupby(["parameters", "problem", "peer"]):

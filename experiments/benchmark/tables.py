@@ -18,7 +18,7 @@ def markdown(summary: pd.DataFrame, tuning: dict[str, dict], ours: str) -> str:
 HOW = (
     "Target: the lowest training loss of full-batch Adam, at a rate tuned on other seeds, within its steps; each run is"
     " given ten times the seconds of those, or the limit of the config. Medians over seeds, in brackets the quartiles."
-    " A run that did not get there counts with its end as a lower bound: `≥` and `≤` mark numbers that rest on one, `?`"
+    " A run that did not get there counts with its end as a lower bound: `≥` and `≤` mark values that rest on one, `?`"
     " those that are bounded on neither side. Ratios above 1 are in our favour. Run time only, unless said."
 )
 
@@ -84,8 +84,8 @@ SHOWN = {
 def bounded(row: pd.Series, name: str, quartile: str = "median") -> str:
     """A number with its sign."""
     bounds = [row.get(f"{name}_{bound}_{quartile}") for bound in BOUNDS]
-    numbers = [float(bound) for bound in bounds if bound is not None and bound == bound]
-    return show(*numbers) if len(numbers) == len(BOUNDS) else ""
+    known = [float(bound) for bound in bounds if bound is not None and bound == bound]
+    return show(*known) if len(known) == len(BOUNDS) else ""
 
 
 def ranged(row: pd.Series, name: str) -> str:

@@ -92,7 +92,7 @@ def train(
 
     Returns:
         A row for each setting, seed and one of `checkpoints(T)`. `seconds` is wall time of the sweep on all
-        cores over its networks, without compilation; `word` is that of `jills.diagnose` after the last step.
+        cores over its networks, without compilation; `status` is that of `jills.diagnose` after the last step.
     """
     result = jills.sweep(algorithm, hparams, problem, keys, num_steps, num_steps)
     if result.interrupted:
@@ -104,7 +104,7 @@ def train(
         name: np.concatenate([np.asarray(result.info.metrics[name]), np.asarray(last)[..., None]], axis=-1)
         for name, last in final.items()
     }
-    words = jills.diagnose(result.state, result.info).word
+    statuses = jills.diagnose(result.state, result.info).word
     pace = result.run_seconds / (loss[..., 0].size * num_steps)
     known = {field: np.broadcast_to(values, (loss.shape[0],)) for field, values in hparams._asdict().items()}
     varied = {field: values for field, values in known.items() if len(np.unique(values)) > 1 or field in ALWAYS}
@@ -116,7 +116,7 @@ def train(
             row |= {"best_loss": float(best[h, s, step])}
             row |= {name: float(values[h, s, step]) for name, values in measures.items()}
             rows.append(row)
-        rows[-1] |= {"word": str(words[h, s]), "compile_seconds": result.compile_seconds}
+        rows[-1] |= {"status": str(statuses[h, s]), "compile_seconds": result.compile_seconds}
     return rows
 
 

@@ -135,7 +135,7 @@ def record(algorithm: jills.Algorithm, hparams: Any, dataset: Dataset, config: C
         ended = "ended" if step + every > num_steps else None  # marks the last moment
         for h, s in np.ndindex(*known["loss"].shape):
             row = {"learning_rate": float(hparams.learning_rate[h]), "seed": s, "step": step, "seconds": used}
-            rows.append(row | {name: float(values[h, s]) for name, values in known.items()} | {"word": ended})
+            rows.append(row | {name: float(values[h, s]) for name, values in known.items()} | {"status": ended})
     return rows
 
 

@@ -30,7 +30,7 @@ from experiments.claims.statistics import best_of, curve, last, parts, show_inte
 from experiments.config import Positive, Teacher
 from experiments.data.splits import shuffled
 from experiments.figures import NAMES
-from experiments.records import worst_if_not_finite
+from experiments.records import diverged_last
 
 VALIDATION = 0.2  # of the training rows
 FLOOR = 1e-30  # losses below it count as it: a ratio of roundings says nothing
@@ -135,7 +135,7 @@ def stopped(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the best rate of each data set, algorithm and strength; `stop` marks where a network is stopped."""
     setting = ["data", "algorithm", "strength"]
     table = pd.DataFrame(table).reset_index(drop=True)
-    table = table.assign(worst=worst_if_not_finite(table["validation_loss"]))
+    table = table.assign(worst=diverged_last(table["validation_loss"]))
     lowest = table.groupby([*setting, "learning_rate", "seed"])["worst"].idxmin()
     table["stop"] = np.isin(table.index, lowest.to_numpy())
     best = best_of(where(table, stop=True), setting, ["learning_rate"], "validation_loss")
@@ -154,8 +154,8 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
     best = tuned(rows_of(table, "start"), ["data", "algorithm", "first"])
     pair = ["data", "algorithm", "seed", "step"]
     both = best.merge(where(best, first=0)[[*pair, "loss", "test_loss"]], on=pair, suffixes=("", "_without"))
-    above, below = both[["loss", "test_loss"]], both[["loss_without", "test_loss_without"]]
-    both[["ratio", "test_ratio"]] = np.maximum(above.to_numpy(), FLOOR) / np.maximum(below.to_numpy(), FLOOR)
+    after, without = both[["loss", "test_loss"]], both[["loss_without", "test_loss_without"]]
+    both[["ratio", "test_ratio"]] = np.maximum(after.to_numpy(), FLOOR) / np.maximum(without.to_numpy(), FLOOR)
     return pd.DataFrame(both[both["first"] > 0])
 
 

@@ -29,7 +29,7 @@ from experiments.claims.trainers import LOSS, Place, Trainer, candidates, run, u
 from experiments.config import Positive, Table
 from experiments.data import MissingData, load
 from experiments.peers import with_curvature
-from experiments.records import worst_if_not_finite
+from experiments.records import diverged_last
 
 TUNING = 1_000_000  # the start for tuning, far from those that are measured
 NAMES = {
@@ -124,7 +124,7 @@ def settings(config: Config, place: Place, family: str) -> list[Trainer]:
 def best_setting(trials: list[Row]) -> str:
     """That with the lowest final training loss."""
     ends = {row["setting"]: row["loss"] for row in trials}  # the last moment comes last
-    return min(ends, key=lambda setting: worst_if_not_finite(ends[setting]))
+    return min(ends, key=lambda setting: diverged_last(ends[setting]))
 
 
 def measure(config: Config, table: ProblemTable, folder: str, trials: Callable[[str], list[Row]], seed: int):

@@ -41,7 +41,7 @@ from experiments.claims.statistics import median_interval, parts, where
 from experiments.config import Positive
 from experiments.figures import LOOKS, NAMES
 from experiments.peers import Budget, Problem
-from experiments.records import worst_if_not_finite
+from experiments.records import diverged_last
 
 TEST_ROWS = 1000
 TUNING_SEED = 1_000_000  # the first one; none that is measured
@@ -159,7 +159,7 @@ class Verdict(NamedTuple):
 
 def judge(part: pd.DataFrame, measure: str) -> Verdict:
     """Who has the lowest median of a measure in the rows of a cell."""
-    judged = part.assign(judged=worst_if_not_finite(part[measure]))
+    judged = part.assign(judged=diverged_last(part[measure]))
     values = judged.pivot(index="seed", columns="algorithm", values="judged")
     medians = values.median().sort_values()
     name, following = map(str, medians.index[:2])

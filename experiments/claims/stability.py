@@ -27,7 +27,7 @@ from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, compare
 from experiments.claims.statistics import last, median_interval, parts, show_rate, where
 from experiments.config import Positive, Teacher
 from experiments.figures import NAMES
-from experiments.records import worst_if_not_finite
+from experiments.records import diverged_last
 
 LEARNED = 0.1  # of the variance
 RISE = 10.0
@@ -79,10 +79,10 @@ def variances(problem: Partial, keys: jax.Array) -> jax.Array:
 def outcomes(table: pd.DataFrame) -> pd.DataFrame:
     """The ends with the columns diverged, slow, stalled and unstable, which is any of them."""
     ends = last(table)
-    loss = worst_if_not_finite(ends["loss"])
+    loss = diverged_last(ends["loss"])
     diverged = (loss == np.inf) | ((loss > RISE * ends["start"]) & (loss > ends["variance"]))
     behind = ~diverged & (loss > LEARNED * ends["variance"])
-    falling = ends["word"] == "improving"
+    falling = ends["status"] == "improving"
     return ends.assign(diverged=diverged, slow=behind & falling, stalled=behind & ~falling, unstable=diverged | behind)
 
 
@@ -109,7 +109,7 @@ MEASURES = {"loss": "median final loss", "unstable": "share not stable"}
 
 def draw_map(panel: Axes, part: pd.DataFrame, measure: str) -> None:
     """One map, rates across and scales upwards; dark is good."""
-    # A median of infinity is drawn as the worst.
+    # A median of infinity has the colour of the highest.
     cells = part.assign(value=np.nan_to_num(part[measure].to_numpy(float), nan=1e9, posinf=1e9))
     how = "median" if measure == "loss" else "mean"
     grid = cells.pivot_table(index="scale", columns="learning_rate", values="value", aggfunc=how)
@@ -130,7 +130,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
         rates = part.groupby("learning_rate")["loss"].median()
         low, middle, high = median_interval(where(part, learning_rate=rates.idxmin())["loss"])
         row = {"case": label, "algorithm": NAMES[name], "networks": len(part)}
-        row |= {word: f"{part[word].mean():.1%}" for word in ("diverged", "stalled", "slow")}
+        row |= {outcome: f"{part[outcome].mean():.1%}" for outcome in ("diverged", "stalled", "slow")}
         spread = part.groupby(["learning_rate", "scale"])["loss"].median()
         row |= {"best rate": show_rate(name, rates.idxmin()), "loss there": f"{middle:.2g} ({low:.1g}–{high:.1g})"}
         rows.append(row | {"worst median of a rate and scale": f"{spread.max():.2g}"})

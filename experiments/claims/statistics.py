@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.records import worst_if_not_finite
+from experiments.records import diverged_last
 
 
 def parts(table: pd.DataFrame, *by: str) -> list[tuple[tuple, pd.DataFrame]]:
@@ -24,15 +24,15 @@ def where(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
 
 def last(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the last step."""
-    return pd.DataFrame(table[table["word"].notna()])
+    return pd.DataFrame(table[table["status"].notna()])
 
 
 def median_interval(values: Any, resamples: int = 1000) -> tuple[float, float, float]:
-    """The median with its 95 % bootstrap interval, `(low, median, high)`; what is not finite is worse than any other.
+    """The median with its 95 % bootstrap interval, `(low, median, high)`; what diverged ranks last.
 
     The percentile bootstrap over the members, with a fixed seed.
     """
-    values = worst_if_not_finite(values)
+    values = diverged_last(values)
     picks = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
     low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5], method="nearest")
     return float(low), float(np.median(values)), float(high)
@@ -46,7 +46,7 @@ def show_interval(values: Any) -> str:
 
 def best_of(rows: pd.DataFrame, by: list[str], fields: list[str], measure: str) -> pd.DataFrame:
     """The values of some fields whose median measure is lowest: one row for each group, columns `by` and `fields`."""
-    judged = rows.assign(judged=worst_if_not_finite(rows[measure]))
+    judged = rows.assign(judged=diverged_last(rows[measure]))
     medians = judged.groupby([*by, *fields], dropna=False)["judged"].median().reset_index()
     best = medians.sort_values("judged", kind="stable").groupby(by, dropna=False, sort=False).head(1)
     return pd.DataFrame(best[[*by, *fields]])
@@ -68,7 +68,7 @@ def curve(table: pd.DataFrame, measure: str, across: str = "step") -> pd.DataFra
     """Median and quartiles of a measure over seeds by step: columns `across`, low, middle, high."""
     rows = []
     for _, part in table.groupby("step"):
-        low, middle, high = np.percentile(worst_if_not_finite(part[measure]), [25, 50, 75], method="nearest")
+        low, middle, high = np.percentile(diverged_last(part[measure]), [25, 50, 75], method="nearest")
         rows.append({across: part[across].median(), "low": low, "middle": middle, "high": high})
     return pd.DataFrame(rows).replace(np.inf, np.nan)
 

@@ -62,7 +62,7 @@ class MinibatchAdam:
 
 
 class NoHparams(NamedTuple):
-    """L-BFGS has none that need tuning: its line search finds the rate."""
+    """L-BFGS has no hyperparameters that need tuning: its line search finds the rate."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ TROUBLES = (
     "constant targets",
     "one row",
     "few rows",  # fewer than parameters: 3
-    "saturated start",  # start weights times 100
+    "saturated start",  # start parameters times 100
     "zero inputs",
 )
 KINDS = ("plain", *TROUBLES, "mixture")  # a mixture has each trouble with probability 1/3

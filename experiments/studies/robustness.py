@@ -26,7 +26,7 @@ import pandas as pd
 
 import jills
 from experiments import measuring, records
-from experiments.records import WORDS
+from experiments.records import STATUSES
 from experiments.studies import hard_problems
 from experiments.studies.hard_problems import FAMILIES, KINDS, Family
 
@@ -87,7 +87,7 @@ def run_family(family: Family, key: jax.Array, count: int, num_steps: int, build
     table = table.assign(start_loss=start, final_loss=final, constant_loss=constant, mean_square=square)
     table["not_higher"] = np.isfinite(final) & (final <= start * (1 + RELATIVE))
     table["reaches_constant"] = final <= constant * (1 + RELATIVE) + FLOOR * square
-    table["word"] = jills.diagnose(result.state, result.info).word[0]
+    table["status"] = jills.diagnose(result.state, result.info).word[0]
     table["result"] = np.asarray(result.state.result[0])
     return table
 
@@ -102,7 +102,7 @@ def summarize(members: pd.DataFrame) -> pd.DataFrame:
         row = {"kind": kind, "members": len(part)}
         row |= {name: float(np.mean(part[name].to_numpy())) for name in ("not_higher", "reaches_constant")}
         row["worst_rise"] = float(np.max(_rise(part)))
-        row |= {word: int(np.sum(part["word"].to_numpy() == word)) for word in WORDS}
+        row |= {status: int(np.sum(part["status"].to_numpy() == status)) for status in STATUSES}
         codes = part["result"].to_numpy()
         row |= {f"result {code}": int(np.sum(codes == code)) for code in sorted(set(members["result"]))}
         rows.append(row)

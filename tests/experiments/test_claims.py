@@ -252,10 +252,10 @@ def test_a_product_is_all_combinations():
 
 def test_the_tuned_rate_has_the_lowest_median_at_the_end():
     rows = [
-        {"net": "a", "learning_rate": rate, "seed": seed, "loss": loss, "word": word}
+        {"net": "a", "learning_rate": rate, "seed": seed, "loss": loss, "status": status}
         for rate, losses in ((0.1, [1.0, 9.0, 9.0]), (0.2, [2.0, 2.0, np.nan]), (0.3, [0.1, np.nan, np.nan]))
         for seed, loss in enumerate(losses)
-        for word in ("stalled",)
+        for status in ("stalled",)
     ]
     early = {"net": "a", "learning_rate": 0.3, "seed": 0, "loss": 0.0}
     best = statistics.tuned(pd.DataFrame([*rows, early]), ["net"])
@@ -263,14 +263,14 @@ def test_the_tuned_rate_has_the_lowest_median_at_the_end():
 
 
 def test_outcomes_follow_their_definitions():
-    cases = {  # start, variance, final loss, word → diverged, slow, stalled
+    cases = {  # start, variance, final loss, status → diverged, slow, stalled
         (1.0, 0.5, np.nan, "diverged"): (True, False, False),
         (1.0, 0.5, 11.0, "diverged"): (True, False, False),
         (0.01, 0.5, 0.2, "stalled"): (False, False, True),  # far above its start, but below what knows nothing
         (1.0, 0.5, 0.2, "improving"): (False, True, False),
         (1.0, 0.5, 0.04, "stalled"): (False, False, False),
     }
-    columns = ["start", "variance", "loss", "word"]
+    columns = ["start", "variance", "loss", "status"]
     table = stability.outcomes(pd.DataFrame(list(cases), columns=pd.Index(columns)))
     told = table[["diverged", "slow", "stalled"]].to_numpy(bool).tolist()
     assert [tuple(row) for row in told] == list(cases.values())

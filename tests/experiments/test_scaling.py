@@ -232,7 +232,7 @@ def some_members(family, key, count, num_steps, build):
     """Half of them end no higher and below a constant, half do neither."""
     final = np.where(np.arange(count) % 2, 0.5, 2.0)
     table = pd.DataFrame({"family": family.name, "index": np.arange(count), "kind": "plain", "start_loss": 1.0})
-    table = table.assign(final_loss=final, constant_loss=1.0, mean_square=1.0, word="stalled", result=0)
+    table = table.assign(final_loss=final, constant_loss=1.0, mean_square=1.0, status="stalled", result=0)
     return table.assign(not_higher=final < 1, reaches_constant=final < 1)
 
 
@@ -252,7 +252,7 @@ def test_robustness_fails_where_members_do(tmp_path, monkeypatch, capsys):
 
 def test_a_loss_that_is_not_finite_is_a_violation():
     members = pd.DataFrame({"kind": ["plain"] * 3, "start_loss": [1.0, 1, 0], "final_loss": [0.5, np.nan, 0]})
-    members = members.assign(not_higher=[True, False, True], reaches_constant=True, word="improving", result=0)
+    members = members.assign(not_higher=[True, False, True], reaches_constant=True, status="improving", result=0)
     table = robustness.summarize(members)
     assert list(table.kind) == ["plain", "all"]
     assert table.not_higher[0] == pytest.approx(2 / 3)
