@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,16 +37,6 @@ from experiments.peers import Budget, Peer, Problem, Trace, choose, epochs, with
 TUNING_SEED = 1_000_000  # the first one; none that is measured
 CAP = 10  # times the seconds of Adam
 TRACE_POINTS = 400
-
-
-class Entry(NamedTuple):
-    """A peer as the benchmark runs it: its hyperparameters are chosen."""
-
-    name: str
-    run: Callable[[Problem, Budget], Trace]
-    unit: str = "step"
-    setting: str = ""  # what was tuned
-    needs: str = "optax"  # the module it imports
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,20 +128,19 @@ def batch_sizes(problem: Problem) -> list[int]:
     return [size for size in with_optax.BATCH_SIZES if epochs.fills_batches(problem, size)]
 
 
-def entry(name: str, tuning: dict) -> Entry:
+def entry(name: str, tuning: dict) -> Peer:
     """A peer by name, Adam at its tuned setting."""
     if name == FULL_BATCH:
         rate = tuning["full_batch"]["rate"]
-        return Entry(name, partial(with_optax.adam, learning_rate=rate), setting=f"rate {rate:g}")
+        return Peer(name, partial(with_optax.adam, learning_rate=rate), setting=f"rate {rate:g}")
     if name == MINIBATCHES:
         rate, size = tuning["minibatches"]["rate"], tuning["minibatches"]["batch_size"]
         run = partial(with_optax.minibatch_adam, learning_rate=rate, batch_size=size)
-        return Entry(name, run, "epoch", f"rate {rate:g}, batches of {size}")
-    peer: Peer = next(peer for peer in UNTUNED if peer.name == name)
-    return Entry(name, peer.run, peer.unit, needs=peer.needs)
+        return Peer(name, run, unit="epoch", setting=f"rate {rate:g}, batches of {size}")
+    return next(peer for peer in UNTUNED if peer.name == name)
 
 
-def untuned(name: str, problem: Problem) -> Entry:
+def untuned(name: str, problem: Problem) -> Peer:
     """A peer before it is tuned, to see what does not depend on it."""
     sizes = batch_sizes(problem) or [0]
     return entry(name, {"full_batch": {"rate": 1e-3}, "minibatches": {"rate": 1e-3, "batch_size": sizes[0]}})
@@ -208,7 +197,7 @@ def reference(config: BenchmarkConfig, problem: Problem, folder: Path, tuning: d
     return read_json(path)
 
 
-def measured(one: Entry, problem: Problem, goal: dict, max_seconds: float, metrics: Callable[[Any], dict]) -> dict:
+def measured(one: Peer, problem: Problem, goal: dict, max_seconds: float, metrics: Callable[[Any], dict]) -> dict:
     """A run as a record: a row of the table, and the trace.
 
     The run goes on until the target is reached, at least for the budget, and at most for ten of it. Where the target

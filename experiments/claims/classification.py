@@ -27,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jax.tree_util import Partial
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -122,7 +121,7 @@ def averaged(split: Split) -> Split:
 def record(algorithm: jills.Algorithm, hparams: Any, dataset: Dataset, config: Config, num_steps: int) -> list[Row]:
     """A row for each rate, seed and moment; sweeps of a few steps each, and between them a look at the test rows."""
     network, keys = algorithm.network, keys_of(config)
-    problem = Partial(partial(_start, network, config.dtype), problems.as_batch(dataset.train, config.dtype))
+    problem = problems.random_start(network, config.dtype, problems.as_batch(dataset.train, config.dtype))
     judge = partial(_judge, network, problems.as_batch(dataset.test, config.dtype), jnp.asarray(dataset.test.labels))
     every, state, used, rows = max(1, num_steps // config.moments), None, 0.0, []
     for step in range(every, num_steps + 1, every):
@@ -137,11 +136,6 @@ def record(algorithm: jills.Algorithm, hparams: Any, dataset: Dataset, config: C
             row = {"learning_rate": float(hparams.learning_rate[h]), "seed": s, "step": step, "seconds": used}
             rows.append(row | {name: float(values[h, s]) for name, values in known.items()} | {"status": ended})
     return rows
-
-
-def _start(network, dtype, batch, key):
-    """The same rows for every key, another start."""
-    return network.init(key, dtype), batch
 
 
 @partial(jax.jit, static_argnums=0)

@@ -111,36 +111,26 @@ def prepare(config: Config, table: ProblemTable, folder: str, key: jax.Array) ->
 def tune(config: Config, table: ProblemTable, folder: str, family: str) -> list[Row]:
     """The rows of every setting of a family from the start for tuning."""
     place = prepare(config, table, folder, jax.random.fold_in(jax.random.key(config.seed), TUNING))
-    trainers = settings(config, place, family)
-    rows = [row for trainer in trainers for row in run(trainer, place, table.seconds, config.moments, TUNING)]
-    return [labels(table) | row | {"tuning": True} for row in rows]
-
-
-def settings(config: Config, place: Place, family: str) -> list[Trainer]:
-    """Those of a family among which the best is chosen."""
-    return candidates(place, family, config.adam_rates, config.somax)
-
-
-def best_setting(trials: list[Row]) -> str:
-    """That with the lowest final training loss."""
-    ends = {row["setting"]: row["loss"] for row in trials}  # the last moment comes last
-    return min(ends, key=lambda setting: diverged_last(ends[setting]))
+    return record(config, table, place, candidates(place, family, config.adam_rates, config.somax), TUNING)
 
 
 def measure(config: Config, table: ProblemTable, folder: str, trials: Callable[[str], list[Row]], seed: int):
-    """The rows of all trainers from one start, the tuned ones at their best setting."""
+    """The rows of all trainers from one start, the tuned ones at the setting with the lowest final training loss."""
     place = prepare(config, table, folder, keys_of(config)[seed])
     trainers = untuned(place, table.full_batch, config.weight_decay)
     for family in families(config):
-        best = best_setting(trials(family))
-        trainers += [each for each in settings(config, place, family) if each.setting == best]
-    rows = [row for trainer in trainers for row in run(trainer, place, table.seconds, config.moments, seed)]
-    return [labels(table) | row | {"tuning": False} for row in rows]
+        ends = {row["setting"]: row["loss"] for row in trials(family)}  # the last moment comes last
+        best = min(ends, key=lambda setting: diverged_last(ends[setting]))
+        settings = candidates(place, family, config.adam_rates, config.somax)
+        trainers += [each for each in settings if each.setting == best]
+    return record(config, table, place, trainers, seed)
 
 
-def labels(table: ProblemTable) -> Row:
-    """What was trained."""
-    return {"data": table.data, "depth": len(table.hidden), "hidden": "-".join(map(str, table.hidden))}
+def record(config: Config, table: ProblemTable, place: Place, trainers: list[Trainer], seed: int) -> list[Row]:
+    """The rows of some trainers from one start, with what was trained."""
+    known = {"data": table.data, "depth": len(table.hidden), "hidden": "-".join(map(str, table.hidden))}
+    known |= {"tuning": seed == TUNING}
+    return [known | row for trainer in trainers for row in run(trainer, place, table.seconds, config.moments, seed)]
 
 
 def style(name: str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def best_rate(run: Callable[..., Trace], rates: list[float], samples: list[Probl
 def ills(problem: Problem, budget: Budget, learning_rate: float) -> Trace:
     """ILLS with another rate than its own."""
     hparams = stepped.in_dtype(jills.ills.Hparams(learning_rate), problem.params)
-    return stepped.run(with_jills.Whole(with_jills.ills(problem)), hparams, problem, budget)
+    return stepped.run(with_jills.JillsMethod(with_jills.ills(problem)), hparams, problem, budget)
 
 
 def cap_of(seconds: Any) -> float:

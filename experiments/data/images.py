@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.splits import Dataset, Split, cut, num_train_rows, require, require_package, shuffled
+from experiments.data.splits import Dataset, Split, cut_share, require, require_package, shuffled
 
 NUM_CLASSES = 10
 FASHION_FILES = tuple(
@@ -130,6 +130,5 @@ def classification(name: str, train: Split, test: Split) -> Dataset:
 
 
 def _random_split(name: str, pixels: np.ndarray, labels: np.ndarray, test_fraction: float, split_seed: int) -> Dataset:
-    num_train = num_train_rows(len(labels), test_fraction)
     whole = shuffled(image_split(pixels, labels, np.arange(len(labels))), split_seed)
-    return classification(name, *cut(whole, num_train, f"test_fraction={test_fraction}"))
+    return classification(name, *cut_share(whole, test_fraction))

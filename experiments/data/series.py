@@ -1,6 +1,7 @@
 """The time series of the experiments, cut into rows and split by time: every test row is later than all of training.
 
-A row asks for one value of the series and offers, as inputs, values from before its time.
+A row asks for one value of the series and offers, as inputs, values from before its time. Loaders raise MissingData
+where a package or file is absent, and ValueError for too many lags or a split that leaves no row on one side.
 """
 
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.data.splits import Dataset, Split, cut, num_train_rows, regression, require, require_package
+from experiments.data.splits import Dataset, Split, cut, cut_share, regression, require, require_package
 
 DAY = 48  # half hours
 ELECTRICITY_START = np.datetime64("2014-01-01T00:00", "m")
@@ -47,13 +48,6 @@ def sunspots(folder: str | Path, *, lags: int = 8, test_from: int = 1950) -> Dat
         folder: not read: the series comes with statsmodels.
         lags: how many years a row holds, the oldest first; the naive forecast repeats the newest.
         test_from: the first year that is tested; the years before it train.
-
-    Returns:
-        The data set, with `lags` inputs.
-
-    Raises:
-        MissingData: statsmodels is not installed.
-        ValueError: too many lags, or no row left on one side of the split.
     """
     datasets = require_package("sunspots", "statsmodels.datasets", "statsmodels")
     table = pd.DataFrame(datasets.sunspots.load_pandas().data)
@@ -76,22 +70,13 @@ def elnino(folder: str | Path, *, lags: int = 12, horizon: int = 1, test_fractio
         lags: how many months a row holds, the oldest first; the naive forecast repeats the newest.
         horizon: how many months before the target the newest of them lies; with 12 the naive forecast is last year's.
         test_fraction: the share of the rows, the latest, that is tested.
-
-    Returns:
-        The data set, with `lags` inputs.
-
-    Raises:
-        MissingData: statsmodels is not installed.
-        ValueError: too many lags, a fraction outside (0, 1), or no row left on one side of the split.
     """
     datasets = require_package("elnino", "statsmodels.datasets", "statsmodels")
     table = pd.DataFrame(datasets.elnino.load_pandas().data)  # a row a year, a column a month
     series = table.drop(columns="YEAR").to_numpy(np.float64).ravel()
     inputs = lag_windows(series, lags, horizon)
     months = ELNINO_START + np.arange(len(series))[-len(inputs) :]
-    num_train = num_train_rows(len(inputs), test_fraction)
-    targets = series[-len(inputs) :, None]
-    train, test = cut(Split(inputs, targets, months), num_train, f"test_fraction={test_fraction}")
+    train, test = cut_share(Split(inputs, series[-len(inputs) :, None], months), test_fraction)
     naive = test.inputs[:, -1:]
     return regression("elnino", train, test, unit="°C", row_name="month", persistence=naive)
 
@@ -108,13 +93,6 @@ def electricity(folder: str | Path, *, lags: int = DAY, test_fraction: float = 0
         folder: holds the file that `python -m experiments.data.fetch FOLDER electricity` writes.
         lags: how many half hours of demand a row holds; the naive forecast repeats the newest, 24 hours old.
         test_fraction: the share of the rows, the latest, that is tested.
-
-    Returns:
-        The data set, with `lags + 4` inputs.
-
-    Raises:
-        MissingData: the file is absent.
-        ValueError: too many lags, a fraction outside (0, 1), or no row left on one side of the split.
     """
     path = require(folder, "electricity", "electricity.csv")
     table = pd.read_csv(path, usecols=["Demand", "WorkDay", "Temperature"])
@@ -125,7 +103,6 @@ def electricity(folder: str | Path, *, lags: int = DAY, test_fraction: float = 0
     known = table[["WorkDay", "Temperature"]].to_numpy(np.float64)[steps]
     inputs = np.column_stack([windows, known, np.sin(angle), np.cos(angle)])
     times = ELECTRICITY_START + steps * np.timedelta64(30, "m")
-    num_train = num_train_rows(len(steps), test_fraction)
-    train, test = cut(Split(inputs, demand[steps, None], times), num_train, f"test_fraction={test_fraction}")
+    train, test = cut_share(Split(inputs, demand[steps, None], times), test_fraction)
     naive = test.inputs[:, lags - 1 : lags]  # the newest demand of the row
     return regression("electricity", train, test, unit="GW", row_name="time", persistence=naive)

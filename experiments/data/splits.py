@@ -44,15 +44,7 @@ class Dataset(NamedTuple):
 
 
 def require(folder: str | Path, name: str, file: str) -> Path:
-    """The path of `file` in `folder`, if it is there.
-
-    Args:
-        folder: where `experiments.data.fetch` put its files.
-        name: the data set, as `experiments.data.fetch` calls it.
-        file: the file it consists of, or one of several.
-
-    Returns:
-        The path of an existing file.
+    """The path of a file of the data set `name`, where `experiments.data.fetch` puts it.
 
     Raises:
         MissingData: the file is absent.
@@ -65,18 +57,10 @@ def require(folder: str | Path, name: str, file: str) -> Path:
 
 
 def require_package(name: str, module: str, package: str) -> Any:
-    """The module that brings a data set; imported only here, since such packages are slow to import.
-
-    Args:
-        name: the data set.
-        module: what to import.
-        package: what pip calls it.
-
-    Returns:
-        The module.
+    """The module of a package that brings the data set `name`; imported only here, since such packages are slow.
 
     Raises:
-        MissingData: it is not installed.
+        MissingData: the package is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -98,27 +82,23 @@ def shuffled(whole: Split, seed: int) -> Split:
     return whole.take(order)
 
 
-def num_train_rows(num_rows: int, test_fraction: float) -> int:
-    """How many rows train, when the share `test_fraction` of them, rounded, is tested.
+def cut_share(whole: Split, test_fraction: float) -> tuple[Split, Split]:
+    """The rows to train on, and the last ones, the share `test_fraction` of all, to test on.
 
     Raises:
-        ValueError: the fraction does not lie in (0, 1).
+        ValueError: the fraction does not lie in (0, 1), or one part is empty.
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction={test_fraction}: must lie between 0 and 1, both excluded")
-    return num_rows - round(test_fraction * num_rows)
+    num_rows = len(whole.rows)
+    return cut(whole, num_rows - round(test_fraction * num_rows), f"test_fraction={test_fraction}")
 
 
 def cut(whole: Split, num_train: int, option: str) -> tuple[Split, Split]:
     """The first `num_train` rows and the others.
 
-    Args:
-        whole: all rows.
-        num_train: how many are in the first part.
-        option: what an empty part is blamed on, such as `"test_from=1950"`.
-
     Raises:
-        ValueError: one part is empty.
+        ValueError: one part is empty, which is blamed on `option`, such as `"test_from=1950"`.
     """
     num_rows = len(whole.rows)
     if not 0 < num_train < num_rows:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.data.splits import Dataset, Split, cut, num_train_rows, regression, require, require_package, shuffled
+from experiments.data.splits import Dataset, Split, cut_share, regression, require, require_package, shuffled
 
 WORST_TO_BEST = {
     "cut": ("Fair", "Good", "Very Good", "Premium", "Ideal"),
@@ -77,5 +77,4 @@ def _table(
 ) -> Dataset:
     """Shuffles `(n, d)` inputs and `(n,)` target, cuts and scales them."""
     whole = shuffled(Split(inputs, target[:, None], np.arange(len(inputs))), split_seed)
-    train, test = cut(whole, num_train_rows(len(inputs), test_fraction), f"test_fraction={test_fraction}")
-    return regression(name, train, test, unit=unit, row_name="row of the table")
+    return regression(name, *cut_share(whole, test_fraction), unit=unit, row_name="row of the table")

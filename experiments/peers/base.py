@@ -85,6 +85,7 @@ class Peer:
         needs: the module it imports.
         package: what to install for that.
         unit: what a step of its trace is.
+        setting: of its hyperparameters, where they were tuned.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Peer:
     needs: str = "optax"
     package: str = "optax"
     unit: str = "step"
+    setting: str = ""
 
     def missing(self) -> str:
         """One line saying how to install what it needs; empty if it is there."""

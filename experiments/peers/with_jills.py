@@ -17,8 +17,8 @@ ILLS_WORK = 2e10  # multiplications of a step's QR decompositions; some seconds
 
 
 @dataclass(frozen=True)
-class Whole:
-    """An algorithm of jills as a `stepped.Method` that keeps the activations between its steps."""
+class JillsMethod:
+    """An algorithm of jills as a `Method` of `stepped` or `epochs` that keeps the activations between its steps."""
 
     algorithm: jills.Algorithm
 
@@ -36,22 +36,7 @@ class Whole:
 def run(problem: Problem, budget: Budget, build: Callable[[Problem], jills.Algorithm]) -> Trace:
     """The trace of an algorithm with its default hyperparameters."""
     algorithm = build(problem)
-    return stepped.run(Whole(algorithm), in_dtype(algorithm.defaults, problem.params), problem, budget)
-
-
-@dataclass(frozen=True)
-class Minibatches:
-    """An algorithm of jills built with `full_batch=False`, as an `epochs.Method`."""
-
-    algorithm: jills.Algorithm
-
-    def start(self, hparams, params, batch):
-        """The algorithm's own start."""
-        return self.algorithm.unchecked_init(params, batch)
-
-    def step(self, hparams, state, batch):
-        """The algorithm's own step."""
-        return self.algorithm.step(hparams, state, batch)[0]
+    return stepped.run(JillsMethod(algorithm), in_dtype(algorithm.defaults, problem.params), problem, budget)
 
 
 def for_minibatches(network: jills.Network, loss: jills.Loss) -> jills.Algorithm:
@@ -62,7 +47,7 @@ def for_minibatches(network: jills.Network, loss: jills.Loss) -> jills.Algorithm
 
 def minibatch_gauss_newton(problem: Problem, budget: Budget) -> Trace:
     """Gauss–Newton on minibatches of 2048 rows, three products a step. A step of the trace is an epoch."""
-    method = Minibatches(for_minibatches(problem.network, problem.loss))
+    method = JillsMethod(for_minibatches(problem.network, problem.loss))
     hparams = in_dtype(jills.gauss_newton.minibatch_hparams(problem.network, MINIBATCH_ROWS), problem.params)
     return epochs.run(method, hparams, problem, budget, MINIBATCH_ROWS)
 

@@ -82,7 +82,12 @@ def lbfgs(problem: Problem, budget: Budget) -> Trace:
 
     threads = set_fastest_threads(evaluate)
     recorder = Recorder(problem, budget)
-    return recorder.trace(f"{recorder.until_enough(lambda: optimizer.step(recorded))}; threads: {threads}")
+
+    def solve() -> str:
+        optimizer.step(recorded)
+        return "no further step"
+
+    return recorder.trace(f"{recorder.until_enough(solve)}; threads: {threads}")
 
 
 def set_fastest_threads(call: Callable[[], object]) -> int:

@@ -33,26 +33,16 @@ def householder(rows: int, columns: int) -> float:
     return columns**2 * (rows - columns / 3)
 
 
-def singular_values(columns: int) -> float:
-    """`10.5 p³`, all factors of a square `(p, p)` (Golub & Van Loan, section 8.6: 21 p³ operations)."""
-    return 10.5 * columns**3
-
-
-def least_squares(rows: int, columns: int, right: int, fallback: bool = False) -> float:
+def least_squares(rows: int, columns: int, right: int) -> float:
     """`q² (m − q / 3) + p² (p + k) / 2`, q = p + k: `solvers.qr` on `(m, p)` with k right-hand sides.
 
-    Args:
-        rows: m; with fewer rows than columns the solver adds rows of zeros.
-        columns: p.
-        right: k.
-        fallback: count the singular values too, which `solvers.lstsq` always takes, and `solvers.qr` where the
-            matrix is rank-deficient.
+    With fewer rows than columns the solver adds rows of zeros. Left out is what it does where it finds the matrix
+    rank-deficient, and takes singular values too.
     """
-    both = householder(max(rows, columns), columns + right) + columns**2 * (columns + right) / 2
-    return both + singular_values(columns) * fallback
+    return householder(max(rows, columns), columns + right) + columns**2 * (columns + right) / 2
 
 
-def ills(sizes: Sizes, rows: int, fallback: bool = False) -> float:
+def ills(sizes: Sizes, rows: int) -> float:
     """The solves of every layer and of every deviation, and the products around them.
 
     With `lsq(m, p, k)` of `least_squares`:
@@ -61,9 +51,9 @@ def ills(sizes: Sizes, rows: int, fallback: bool = False) -> float:
     """
     total = forward(sizes, rows) + rows * sizes[-2] * sizes[-1]
     for below, above in pairwise(sizes):
-        total += least_squares(rows, below + 1, above, fallback)
+        total += least_squares(rows, below + 1, above)
     for deeper, below, above in zip(sizes[:-2], sizes[1:-1], sizes[2:], strict=True):
-        total += least_squares(rows * above, below * (deeper + 1), 1, fallback)
+        total += least_squares(rows * above, below * (deeper + 1), 1)
         total += rows * below * above + rows * below * (2 * deeper + 1)
     return total
 

@@ -13,9 +13,8 @@ teacher of the same shape. The algorithms, measured in alternation in one proces
 For each: milliseconds a member-step in a sweep (all cores, or the accelerators), the same in a Python loop over
 single runs, and the arithmetic on paper at the measured rate of large matrix products.
 
-The same code runs on CPUs, GPUs and TPUs. On an accelerator try `--members 65536`: it takes as many at a time as fit
-its memory, see `--batch-size`. Leaves a new folder with `algorithms.csv`, versions and
-device. Ctrl-C keeps what is measured.
+The same code runs on CPUs, GPUs and TPUs; on an accelerator try `--members 65536 --batch-size 8192`. Leaves a new
+folder with `algorithms.csv`, versions and device. Ctrl-C keeps what is measured.
 """
 
 import argparse
@@ -33,10 +32,9 @@ import pandas as pd
 import jills
 from experiments import measuring, records
 from experiments.studies import arithmetic
-from experiments.studies.scaling import Point, compile_steps, make_problem
+from experiments.studies.scaling import Point, make_problem
 
 ITERATIONS = 5
-SHARE_OF_MEMORY = 0.5  # of an accelerator's, for the members that step at once
 
 
 class Job(NamedTuple):
@@ -79,9 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="timed at once (default: 10)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="measurements of each (default: 5)")
     parser.add_argument("--singles", type=int, default=8, metavar="N", help="runs in the Python loop (default: 8)")
-    parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="members at a time on a device (default: what fits)"
-    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="members at a time on a device (default: sweep's)")
     parser.add_argument("--matmul-size", type=int, default=2048, metavar="N", help="of the rate (default: 2048)")
     return parser
 
@@ -111,12 +107,11 @@ def measure(job: Job) -> Iterator[dict]:
     rows, sweeps, singles = {}, {}, {}
     for name, build in builders().items():
         algorithm = build(network)
-        size, note = members_at_once(algorithm, task, job)
-        sweep = partial(measuring.second_chunk, algorithm, algorithm.defaults, task, keys, job.steps, size)
+        sweep = partial(measuring.second_chunk, algorithm, algorithm.defaults, task, keys, job.steps, job.batch_size)
         single = partial(jills.run, algorithm, algorithm.defaults, params, batch, job.steps)
         first = sweep()
         jax.block_until_ready(single())
-        rows[name] = {"algorithm": name, "compile_s": first.compile_seconds, "note": note}
+        rows[name] = {"algorithm": name, "compile_s": first.compile_seconds}
         rows[name]["multiply_adds"] = on_paper(name, job, first.result.info)
         sweeps[name] = lambda sweep=sweep: sweep().seconds
         singles[name] = partial(loop_of_singles, single, job.singles)
@@ -131,25 +126,6 @@ def measure(job: Job) -> Iterator[dict]:
 def loop_of_singles(single: Callable[[], Any], count: int) -> float:
     """Seconds of one run, in a Python loop over `count` of them."""
     return measuring.clock(lambda: [jax.block_until_ready(single()) for _ in range(count)])[0] / count
-
-
-def members_at_once(algorithm: jills.Algorithm, task, job: Job) -> tuple[int | None, str]:
-    """Batch size on a device by its memory, and the note; None on a CPU, where `sweep` knows best."""
-    memory = device_bytes()
-    if job.batch_size is not None or memory is None:
-        return job.batch_size, ""
-    one = compile_steps(algorithm, task)
-    needed = one.argument_bytes + one.output_bytes + one.temporary_bytes
-    share = math.ceil(job.point.members / jax.local_device_count())
-    fits = share if not math.isfinite(needed) else int(SHARE_OF_MEMORY * memory / needed)
-    size = max(1, min(share, fits))
-    return size, f"{size} at a time, {needed / 1e6:.2f} MB each, of {memory / 1e9:.0f} GB"
-
-
-def device_bytes() -> int | None:
-    """Bytes of the first device's own memory; None where it has none, as a CPU."""
-    limits: Any = jax.local_devices()[0].memory_stats()
-    return limits.get("bytes_limit") if limits else None
 
 
 def on_paper(name: str, job: Job, info: jills.Info) -> float:

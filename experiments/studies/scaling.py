@@ -29,7 +29,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 import jills
-from experiments import figures, measuring, records
+from experiments import figures, measuring, problems, records
 from experiments.measuring import command_line
 from experiments.studies import arithmetic
 
@@ -123,18 +123,13 @@ def paper(name: str, sizes: Sequence[int], rows: int, iterations: float) -> floa
     return {"ills": arithmetic.ills, "adam": arithmetic.adam}[name](sizes, rows)
 
 
-def problem(network: jills.Network, dtype: str, batch: jills.Batch, key: jax.Array):
-    """Another start for every key, the same rows."""
-    return network.init(key, dtype), batch
-
-
 def make_problem(point: Point, dtype: str, sizes: tuple[int, ...] | None = None) -> tuple[jills.Network, Partial]:
     """A tanh network and its problem: inputs uniform in (-1, 1), targets of another network of the same shape."""
     network = jills.Network(point.sizes if sizes is None else sizes, jills.activations.tanh)
     keys = jax.random.split(jax.random.key(0))
     inputs = jax.random.uniform(keys[0], (point.rows, point.inputs), dtype, -1, 1)
     batch = jills.Batch(inputs, network.predict(network.init(keys[1], dtype), inputs))
-    return network, Partial(partial(problem, network, dtype), batch)
+    return network, problems.random_start(network, dtype, batch)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -16,14 +16,14 @@ from experiments.benchmark.config import FULL_BATCH, NAMES, load_benchmark
 from experiments.benchmark.files import read_json, run_path, write_json
 from experiments.config import ConfigError
 from experiments.peers import Budget, Problem, Trace, stepped, with_optax
-from experiments.peers.base import Recorder
+from experiments.peers.base import Peer, Recorder
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "benchmark").glob("*.toml"))
 TOY = """
 title = "Toy"
 seeds = 2
-target_steps = 30
+target_steps = 1000
 tuning_seeds = 1
 dtype = "float64"
 [data]
@@ -185,7 +185,7 @@ def test_a_peer_that_breaks_or_gives_up_counts_as_its_limit(toy_problem):
 
     goal = {"target": 0.1, "budget": 1.0}
     for run, lowest in ((breaks, math.nan), (gives_up, 0.3)):
-        entry = one_problem.Entry("peer", run)
+        entry = Peer("peer", run)
         record = one_problem.measured(entry, toy_problem, goal, 7.0, lambda params: {"test_loss": 2.0})
         assert (record["reached"], record["seconds"]) == (False, 7.0)
         np.testing.assert_equal(record["best_loss"], lowest)

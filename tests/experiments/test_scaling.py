@@ -69,7 +69,6 @@ def test_ills_is_its_products_and_its_solves():
     solves += arithmetic.least_squares(11 * 2, 5 * 4, 1)
     products = step_products(jills.ills.build(network, solver=jills.solvers.qr), params, batch)
     assert products == arithmetic.ills(SIZES, ROWS) - solves
-    assert arithmetic.ills(SIZES, ROWS, fallback=True) > arithmetic.ills(SIZES, ROWS)
     assert arithmetic.deviation_entries(SIZES, ROWS) == 22 * 20
     assert arithmetic.deviation_entries((3, 2), ROWS) == 0
 
@@ -163,21 +162,6 @@ def test_many_networks_leaves_what_it_says(tmp_path, monkeypatch, capsys):
     assert {path.name for path in folder.iterdir()} == {"algorithms.csv", "environment.json"}
     assert pd.read_csv(folder / "algorithms.csv").ms_in_a_sweep[0] > 0
     assert "ratio_to_adam" in capsys.readouterr().out
-
-
-def test_members_at_once_fit_the_memory(monkeypatch):
-    network, _, _ = start()
-    _, task = scaling.make_problem(scaling.Point(rows=ROWS, inputs=3), "float32", SIZES)
-    job = many_networks.Job(scaling.Point(rows=ROWS, members=1000), (5,), 1, 1, 1, None, 1e9)
-    algorithm = jills.adam.build(network)
-    assert many_networks.members_at_once(algorithm, task, job) == (None, "")
-    one = scaling.Compiled(lambda count: None, 1.0, 1.0, 100.0, 20.0, 3.0)
-    monkeypatch.setattr(many_networks, "compile_steps", lambda *_: one)
-    monkeypatch.setattr(many_networks, "device_bytes", lambda: 21 * 123)
-    size, note = many_networks.members_at_once(algorithm, task, job)
-    assert size == 10
-    assert note.startswith("10 at a time")
-    assert many_networks.members_at_once(algorithm, task, job._replace(batch_size=3)) == (3, "")
 
 
 FAMILY = hard_problems.FAMILIES[0]
