@@ -110,6 +110,14 @@ def matmul_rate(dtype: str, size: int = 2048, repeats: int = 5) -> float:
     return size**3 / min(clock(lambda: multiply(left, left))[0] for _ in range(repeats))
 
 
+def whole_sweep(*arguments: Any, **options: Any) -> jills.SweepResult:
+    """`jills.sweep`, but Ctrl-C raises KeyboardInterrupt: a sweep that was cut short is no result here."""
+    result = jills.sweep(*arguments, **options)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
 class Timing(NamedTuple):
     """Of a sweep."""
 
@@ -119,24 +127,10 @@ class Timing(NamedTuple):
 
 
 def second_chunk(algorithm, hparams, problem, keys, chunk_steps: int, batch_size: int | None = None) -> Timing:
-    """Times `chunk_steps` steps of all members: the first chunk also starts them and brings them to the device.
-
-    Raises:
-        KeyboardInterrupt: also where a sweep would keep its first chunk, which is no measurement.
-    """
+    """Times `chunk_steps` steps of all members: the first chunk also starts them and brings them to the device."""
     times = []
-    result = jills.sweep(
-        algorithm,
-        hparams,
-        problem,
-        keys,
-        2 * chunk_steps,
-        chunk_steps,
-        lambda *_: times.append(time.perf_counter()),
-        batch_size=batch_size,
-    )
-    if result.interrupted:
-        raise KeyboardInterrupt
+    look = lambda *_: times.append(time.perf_counter())  # noqa: E731 called between chunks
+    result = whole_sweep(algorithm, hparams, problem, keys, 2 * chunk_steps, chunk_steps, look, batch_size=batch_size)
     return Timing(times[-1] - times[0], result.compile_seconds, result)
 
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 import jills
 from experiments import problems
 from experiments.config import ConfigError, Positive, Table
-from experiments.measuring import product
+from experiments.measuring import product, whole_sweep
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
@@ -94,9 +94,7 @@ def train(
         A row for each setting, seed and one of `checkpoints(T)`. `seconds` is wall time of the sweep on all
         cores over its networks, without compilation; `status` is that of `jills.diagnose` after the last step.
     """
-    result = jills.sweep(algorithm, hparams, problem, keys, num_steps, num_steps)
-    if result.interrupted:
-        raise KeyboardInterrupt
+    result = whole_sweep(algorithm, hparams, problem, keys, num_steps, num_steps)
     final = problems.metrics_of(problem, result.state.params, keys) if result.info.metrics != () else {}
     loss = np.concatenate([result.info.loss, np.asarray(result.state.loss)[..., None]], axis=-1)
     best = np.fmin.accumulate(loss, axis=-1)

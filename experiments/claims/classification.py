@@ -37,7 +37,7 @@ from experiments.claims.drawing import draw_curve, draw_intervals
 from experiments.claims.statistics import last, parts, show_interval, show_rate, tuned, where
 from experiments.config import Positive
 from experiments.data import Dataset, Split
-from experiments.measuring import product
+from experiments.measuring import product, whole_sweep
 
 LOSS = jills.losses.softmax_cross_entropy
 NUM_BINS = 15
@@ -125,9 +125,7 @@ def record(algorithm: jills.Algorithm, hparams: Any, dataset: Dataset, config: C
     judge = partial(_judge, network, problems.as_batch(dataset.test, config.dtype), jnp.asarray(dataset.test.labels))
     every, state, used, rows = max(1, num_steps // config.moments), None, 0.0, []
     for step in range(every, num_steps + 1, every):
-        result = jills.sweep(algorithm, hparams, problem, keys, every, every, state=state)
-        if result.interrupted:
-            raise KeyboardInterrupt
+        result = whole_sweep(algorithm, hparams, problem, keys, every, every, state=state)
         state, used = result.state, used + result.run_seconds / result.state.loss.size
         measures = {"loss": state.loss} | judge(state.params)
         known = {name: np.asarray(values, float) for name, values in measures.items()}

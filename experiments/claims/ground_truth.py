@@ -26,6 +26,7 @@ from experiments.claims.drawing import draw_seeds
 from experiments.claims.statistics import best_of, parts, show_interval, where
 from experiments.config import Positive
 from experiments.figures import NAMES
+from experiments.measuring import whole_sweep
 
 ROWS = 200
 FOUND = 0.01
@@ -77,9 +78,7 @@ def measure(config: Config, name: str, algorithm: jills.Algorithm, hparams) -> l
     for noise in config.noise:
         # An argument, not a constant: another noise does not compile again.
         task = jax.tree_util.Partial(partial(problem, network, config.dtype), np.asarray(noise, config.dtype))
-        result = jills.sweep(algorithm, hparams, task, keys, steps, steps)
-        if result.interrupted:
-            raise KeyboardInterrupt
+        result = whole_sweep(algorithm, hparams, task, keys, steps, steps)
         learned = jax.tree.map(np.asarray, result.state.best_params)
         for h, s in np.ndindex(result.state.loss.shape):
             pair = [jax.tree.map(lambda leaf, at=at: leaf[at], tree) for tree, at in ((learned, (h, s)), (truths, s))]

@@ -15,7 +15,7 @@ import jills
 from experiments import problems
 from experiments.claims.base import Row
 from experiments.measuring import clock
-from experiments.peers import epochs, with_curvature, with_jills, with_optax
+from experiments.peers import epochs, stepped, with_curvature, with_jills, with_optax
 from experiments.peers.base import first_call_extra, true_loss
 
 LOSS = jills.losses.softmax_cross_entropy
@@ -29,7 +29,7 @@ class Trainer(NamedTuple):
 
     name: str
     setting: str
-    method: Any  # a `Method` of `stepped` or `epochs`
+    method: stepped.Method
     hparams: Callable[[float], Any]  # share of the seconds left → the hyperparameters
     rows: int | None  # of a minibatch; None: all
 

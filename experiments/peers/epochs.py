@@ -4,7 +4,7 @@ The parameters after each epoch are kept, and the loss of all rows computed from
 """
 
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,21 +24,9 @@ from experiments.peers.base import (
     to_params,
     true_loss,
 )
-from experiments.peers.stepped import plan
+from experiments.peers.stepped import Method, plan
 
 SNAPSHOT_ENTRIES = 10_000_000  # parameters kept for the evaluation after a call
-
-
-class Method(Protocol):
-    """An optimizer as two pure functions; hashable, since it is static. Its state has the attribute `params`."""
-
-    def start(self, hparams: Any, params: jills.Params, batch: jills.Batch) -> Any:
-        """The state before the first step; `batch` has the shape of those that follow."""
-        ...
-
-    def step(self, hparams: Any, state: Any, batch: jills.Batch) -> Any:
-        """One step on some of the rows."""
-        ...
 
 
 def fills_batches(problem: Problem, batch_size: int) -> bool:

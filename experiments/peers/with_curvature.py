@@ -47,7 +47,7 @@ class SomaxState(NamedTuple):
 
 @dataclass(frozen=True)
 class StochasticGaussNewton:
-    """`somax.sgn_ce` as an `epochs.Method`; `hparams` is its rate."""
+    """`somax.sgn_ce` as an `stepped.Method`; `hparams` is its rate."""
 
     network: jills.Network
     setting: Setting

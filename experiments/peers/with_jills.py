@@ -18,7 +18,7 @@ ILLS_WORK = 2e10  # multiplications of a step's QR decompositions; some seconds
 
 @dataclass(frozen=True)
 class JillsMethod:
-    """An algorithm of jills as a `Method` of `stepped` or `epochs` that keeps the activations between its steps."""
+    """An algorithm of jills as a `stepped.Method` that keeps the activations between its steps."""
 
     algorithm: jills.Algorithm
 

@@ -44,7 +44,7 @@ class AdamState(NamedTuple):
 
 @dataclass(frozen=True)
 class MinibatchAdam:
-    """`optax.adam` as an `epochs.Method`; `hparams` is its rate."""
+    """`optax.adam` as an `stepped.Method`; `hparams` is its rate."""
 
     network: jills.Network
     loss: jills.Loss

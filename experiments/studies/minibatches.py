@@ -43,7 +43,7 @@ class Trainer(NamedTuple):
 
 @dataclass(frozen=True)
 class Falling:
-    """An algorithm of jills as an `epochs.Method`; `hparams` are its own and the number of steps to a rate of zero."""
+    """An algorithm of jills as an `stepped.Method`; `hparams` are its own and the number of steps to a rate of zero."""
 
     algorithm: jills.Algorithm
 
@@ -58,14 +58,15 @@ class Falling:
         return self.algorithm.step(own._replace(learning_rate=own.learning_rate * left), state, batch)[0]
 
 
-def trainers(network: jills.Network) -> list[Trainer]:
+def trainers(network: jills.Network, num_rows: int) -> list[Trainer]:
     """Adam at three rates, and Gauss–Newton."""
     adam = jills.adam.build(network, LOSS, full_batch=False)
     newton = with_jills.for_minibatches(network, LOSS)
-    hparams = jills.gauss_newton.minibatch_hparams(network, with_jills.MINIBATCH_ROWS)
+    rows = min(with_jills.MINIBATCH_ROWS, num_rows // 2)  # of a minibatch
+    hparams = jills.gauss_newton.minibatch_hparams(network, rows)
     return [
         *(Trainer(f"Adam {rate:g}", "adam", adam, jills.adam.Hparams(rate), 128) for rate in (3e-4, 1e-3, 3e-3)),
-        Trainer("Gauss–Newton", "gauss_newton", newton, hparams, with_jills.MINIBATCH_ROWS),
+        Trainer("Gauss–Newton", "gauss_newton", newton, hparams, rows),
     ]
 
 
@@ -101,7 +102,7 @@ def train_epochs(one: Trainer, train: jills.Batch, seconds: float, params: jills
 
 def measure(network: jills.Network, train: jills.Batch, test: jills.Batch, seconds: float, params: jills.Params):
     """Yields a row for each epoch and trainer; the one whose clock is behind goes next."""
-    runs = {one.name: train_epochs(one, train, seconds, params) for one in trainers(network)}
+    runs = {one.name: train_epochs(one, train, seconds, params) for one in trainers(network, len(train.inputs))}
     clocks = dict.fromkeys(runs, 0.0)
     while clocks:
         name = min(clocks, key=lambda name: clocks[name])

@@ -73,11 +73,9 @@ def run_family(family: Family, key: jax.Array, count: int, num_steps: int, build
     """One row per member. Problem `index` of a family has the key `fold_in(key, index)`, however many there are."""
     keys = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))(key, np.arange(count, dtype=np.uint32))
     algorithm = build(family.network)
-    result = jills.sweep(
+    result = measuring.whole_sweep(
         algorithm, algorithm.defaults, hard_problems.make_problem(family, "float32"), keys, num_steps, num_steps
     )
-    if result.interrupted:
-        raise KeyboardInterrupt
     known = jax.tree.map(np.asarray, hard_problems.facts(family, "float32", keys))
     start, final = np.asarray(result.info.loss[0, :, 0], float), np.asarray(result.state.loss[0], float)
     table = pd.DataFrame({"family": family.name, "index": np.arange(count)})

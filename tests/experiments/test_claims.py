@@ -19,15 +19,8 @@ from experiments.claims import base, ground_truth, html_report, stability, stati
 from experiments.claims.__main__ import EXPERIMENTS
 from experiments.data import MissingData
 
+pytestmark = pytest.mark.usefixtures("usual_jax")
 CONFIG = 'title = "a toy"\nseeds = 3\n\n[quick]\nseeds = 2\n'
-
-
-@pytest.fixture(autouse=True)
-def experiments_are_not_strict():
-    """Scripts run with JAX's usual promotion, and set 64 bits themselves."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-    jax.config.update("jax_enable_x64", True)
 
 
 @pytest.fixture(scope="module")

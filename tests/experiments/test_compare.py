@@ -21,18 +21,10 @@ import jills
 from experiments import compare, config, problems, records
 from experiments.studies import speed
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.usefixtures("compile_fast", "usual_jax")
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 TOY = ["--set", "num_steps=6", "--set", "seeds=3", "--set", "chunk_steps=2"]
-
-
-@pytest.fixture(autouse=True)
-def experiments_are_not_strict():
-    """Scripts run with JAX's usual promotion, and set 64 bits themselves."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-    jax.config.update("jax_enable_x64", True)
 
 
 def run_toy(tmp_path, name, *more):

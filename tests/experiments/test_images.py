@@ -1,7 +1,6 @@
 """The images: pixels, labels, splits, and the formats they come in. No network."""
 
 import gzip
-import socket
 import struct
 
 import numpy as np
@@ -11,13 +10,7 @@ from sklearn.datasets import load_digits
 from experiments import data
 from experiments.data import cifar, fetch, images
 
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("a loader must not reach for the network")
-
-    monkeypatch.setattr(socket, "socket", refuse)
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 def check_split(split, pixels, labels, mean, scale):

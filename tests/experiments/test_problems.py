@@ -12,6 +12,7 @@ import jills
 from experiments import compare, config, data, problems
 from experiments.data.splits import Dataset, Split
 
+pytestmark = pytest.mark.usefixtures("usual_jax")
 CONFIG = """\
 title = "Digits"
 num_steps = 3
@@ -25,14 +26,6 @@ hidden = []
 [hparams.adam]
 learning_rate = 0.1
 """
-
-
-@pytest.fixture(autouse=True)
-def experiments_are_not_strict():
-    """Scripts run with JAX's usual promotion, and set 64 bits themselves."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-    jax.config.update("jax_enable_x64", True)
 
 
 @pytest.fixture

@@ -13,17 +13,9 @@ import jills
 from experiments import measuring
 from experiments.studies import arithmetic, hard_problems, many_networks, robustness, scaling
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
+pytestmark = pytest.mark.usefixtures("compile_fast", "usual_jax")
 
 SIZES, ROWS = (3, 5, 2), 11
-
-
-@pytest.fixture(autouse=True)
-def experiments_are_not_strict():
-    """Scripts run with JAX's usual promotion, and set 64 bits themselves."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-    jax.config.update("jax_enable_x64", True)
 
 
 def products_of(function, *arguments):

@@ -1,6 +1,5 @@
 """The tables: what a row holds, that test rows set no scale, that a split stays what it is. No network."""
 
-import socket
 import sys
 import types
 
@@ -12,13 +11,7 @@ from sklearn.datasets import load_diabetes
 from experiments import data
 from experiments.data import fetch, splits, tables
 
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("a loader must not reach for the network")
-
-    monkeypatch.setattr(socket, "socket", refuse)
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 def grades(generator, column, num_rows):
