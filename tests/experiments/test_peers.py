@@ -10,7 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jills
-from experiments.peers import PEERS, Budget, Problem, base, choose, stepped, with_optax, with_sklearn
+from experiments.peers import PEERS, Budget, Problem, base, choose, epochs, stepped, with_optax, with_sklearn
 from experiments.peers.base import Enough, Peer, Recorder, Trace, jacobian, residuals, start_loss, to_params, true_loss
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -135,6 +135,34 @@ def test_the_order_of_minibatches_depends_on_the_seed_alone():
     )
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
+
+
+@dataclasses.dataclass(frozen=True)
+class Visits:
+    """A method that counts how often it sees each row, which knows its number."""
+
+    num_rows: int
+
+    def start(self, hparams, params, batch):
+        return jnp.zeros(self.num_rows, jnp.int32)
+
+    def step(self, hparams, state, batch):
+        return state.at[batch.inputs[:, 0]].add(1)
+
+
+def test_each_epoch_sees_each_row_at_most_once_wherever_calls_end():
+    batch, key = jills.Batch(jnp.arange(31)[:, None], jnp.zeros((31, 1))), jax.random.key(0)
+    method, advance = Visits(31), jax.jit(epochs.advance, static_argnums=(0, 1))
+    begun = epochs.begin(method, 5, (), (), batch)
+    whole = advance(method, 5, batch, key, (), begun, 0, 12)
+    assert whole.state.sum() == 2 * 30
+    assert whole.state.max() == 2
+    assert advance(method, 5, batch, key, (), begun, 0, 6).state.max() == 1
+    parts = begun
+    for first, last in ((0, 2), (2, 7), (7, 7), (7, 12)):
+        parts = advance(method, 5, batch, key, (), parts, first, last)
+    np.testing.assert_array_equal(parts.state, whole.state)
+    np.testing.assert_array_equal(advance(method, None, batch, key, (), begun, 0, 3).state, 3)
 
 
 def test_divergence_ends_a_trace():

@@ -1,4 +1,4 @@
-"""Arithmetic on paper against what the steps do, exponents, and the three measuring scripts at toy size."""
+"""Arithmetic on paper against what the steps do, exponents, and the measuring scripts at toy size."""
 
 import math
 from functools import partial
@@ -11,7 +11,7 @@ import pytest
 
 import jills
 from experiments import measuring
-from experiments.studies import arithmetic, hard_problems, many_networks, robustness, scaling
+from experiments.studies import arithmetic, hard_problems, many_networks, minibatches, robustness, scaling
 
 pytestmark = pytest.mark.usefixtures("compile_fast", "usual_jax")
 
@@ -154,6 +154,21 @@ def test_many_networks_leaves_what_it_says(tmp_path, monkeypatch, capsys):
     assert {path.name for path in folder.iterdir()} == {"algorithms.csv", "environment.json"}
     assert pd.read_csv(folder / "algorithms.csv").ms_in_a_sweep[0] > 0
     assert "ratio_to_adam" in capsys.readouterr().out
+
+
+def test_minibatches_leave_what_they_say(tmp_path, monkeypatch, capsys):
+    jax.config.update("jax_enable_x64", False)
+    all_of_them = minibatches.trainers
+    monkeypatch.setattr(minibatches, "trainers", lambda *arguments: all_of_them(*arguments)[2:])
+    toy = ["--dataset", "digits", "--hidden", "3", "--seconds", "0.01", "--results", str(tmp_path)]
+    assert minibatches.main(toy) == 0
+    (folder,) = tmp_path.iterdir()
+    assert {path.name for path in folder.iterdir()} == {"curves.csv", "environment.json", "minibatches.png"}
+    table = pd.read_csv(folder / "curves.csv")
+    assert set(table.trainer) == {"Adam 0.003", "Gauss–Newton"}
+    assert (table.groupby("trainer").seconds.diff().dropna() > 0).all()
+    assert np.isfinite(table.train_loss).all()
+    assert "Adam 0.003" in capsys.readouterr().out
 
 
 FAMILY = hard_problems.FAMILIES[0]
