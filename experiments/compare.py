@@ -1,4 +1,4 @@
-"""The main job: every algorithm × its numbers × seeds on one problem.
+"""The main job: every algorithm × its hyperparameters × seeds on one problem.
 
     python -m experiments.compare configs/sunspots.toml [--set key=value …] [--results FOLDER] [--data FOLDER]
 
@@ -7,11 +7,8 @@ All algorithms get the same data, the same starts and the same number of steps. 
 """
 
 import argparse
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -30,6 +27,7 @@ from experiments.config import (
     load_config,
 )
 from experiments.data import MissingData
+from experiments.measuring import command_line, uninterrupted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,16 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=(__doc__ or "").splitlines()[0])
+    parser = command_line("compare", __doc__, "results", data=True)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a file of configs/")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the config")
-    parser.add_argument("--results", default="results", metavar="FOLDER", help="gets a new folder (default: results)")
-    parser.add_argument("--data", default="data", metavar="FOLDER", help="of experiments.fetch_data (default: data)")
     return parser
 
 
 def run_all(config: Config, task: problems.Task) -> tuple[list[records.Outcome], bool]:
-    """One sweep an algorithm, one after the other; the list is shorter, and the flag set, after Ctrl-C."""
+    """One sweep per algorithm, one after the other; the list is shorter, and the flag set, after Ctrl-C."""
     outcomes = []
     for name in algorithms_of(config):
         try:
@@ -93,32 +89,19 @@ def check_problem(config: Config, task: problems.Task) -> None:
 
 
 def run_one(config: Config, task: problems.Task, name: str) -> records.Outcome:
-    """The sweep of one algorithm over its numbers and all seeds."""
+    """The sweep of one algorithm over its hyperparameters and all seeds."""
     algorithm, hparams = build_algorithm(config, name, task.network), build_hparams(config, name)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     bar = jills.progress_bar(config.num_steps, name)
     result = jills.sweep(algorithm, hparams, task.problem, keys, config.num_steps, config.chunk_steps, bar)
-    numbers = {field: np.asarray(values) for field, values in hparams._asdict().items()}
+    settings = {field: np.asarray(values) for field, values in hparams._asdict().items()}
     with uninterrupted():
         final = problems.metrics_of(task.problem, result.state.params, keys)
-        return records.Outcome(name, numbers, result, jax.tree.map(np.asarray, final), predict(task, result))
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits for what is inside: the seconds in which finished work is summed up and written."""
-    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        return records.Outcome(name, settings, result, jax.tree.map(np.asarray, final), predict(task, result))
 
 
 def predict(task: problems.Task, result: jills.SweepResult) -> np.ndarray | None:
-    """Predictions `(S, n_test, k)` for the test rows, with the numbers of the lowest median training loss."""
+    """Predictions `(S, n_test, k)` for the test rows, at the setting with the lowest median training loss."""
     if task.dataset is None:
         return None
     best = best_index(result.state.best_loss)
@@ -128,8 +111,8 @@ def predict(task: problems.Task, result: jills.SweepResult) -> np.ndarray | None
 
 
 def best_index(losses) -> int:
-    """The set of numbers with the lowest median over seeds of losses `(H, S)`."""
-    return int(np.argmin(np.median(records.worst_if_not_finite(losses), axis=1)))
+    """The setting with the lowest median over seeds of losses `(H, S)`."""
+    return int(np.argmin(np.median(records.diverged_last(losses), axis=1)))
 
 
 def finish(folder: Path, config: Config, task: problems.Task, outcomes: list[records.Outcome]) -> None:
@@ -150,17 +133,17 @@ def finish(folder: Path, config: Config, task: problems.Task, outcomes: list[rec
 
 def printable(summary: pd.DataFrame) -> pd.DataFrame:
     """The columns of the summary that fit a terminal, three digits each."""
-    varied = [n for n in NUMBERS if n in summary and max(summary.groupby("algorithm")[n].nunique()) > 1]
+    varied = [n for n in HPARAMS if n in summary and max(summary.groupby("algorithm")[n].nunique()) > 1]
     medians = [name for name in summary.columns if name.endswith("_median")]
-    words = [word for word in records.WORDS if max(summary[word]) > 0]
+    statuses = [status for status in records.STATUSES if max(summary[status]) > 0]
     shown = {"algorithm": list(summary["algorithm"])}
-    for name in (*varied, *medians, *words, "ms_per_member_step"):
-        digits = "{:.0%}" if name in words else "{:.3g}"
+    for name in (*varied, *medians, *statuses, "ms_per_member_step"):
+        digits = "{:.0%}" if name in statuses else "{:.3g}"
         shown[name.removesuffix("_median")] = [digits.format(value) for value in summary[name]]
     return pd.DataFrame(shown)
 
 
-NUMBERS = ("learning_rate", "ridge", "weight_decay", "damping", "b1", "b2", "eps")
+HPARAMS = ("learning_rate", "ridge", "weight_decay", "damping", "b1", "b2", "eps")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,19 +1,19 @@
 """Configs: a TOML file → a validated `Config`; and the names in it → the functions of jills.
 
-Strings for choices stand here and nowhere else. A number under [hparams.*] may be a list: then it is an axis of
-the sweep, and several lists make all their combinations.
+Strings for choices stand here and nowhere else. A value under [hparams.*] may be a list: then it is an axis of the
+sweep, and several lists make all their combinations.
 """
 
 import tomllib
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import numpy as np
+import jax
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import jills
+from experiments.measuring import product
 from jills import activations, losses, solvers
 
 ActivationName = Literal["identity", "tanh", "sigmoid", "softplus", "arcsinh", "leaky_relu", "relu", "gelu", "silu"]
@@ -41,7 +41,7 @@ class Sunspots(Table):
 
 
 class Electricity(Table):
-    """Half-hourly demand, a day ahead; see `experiments.fetch_data`."""
+    """Half-hourly demand, a day ahead; see `experiments.data.fetch`."""
 
     name: Literal["electricity"]
     lags: Positive = 48
@@ -58,7 +58,7 @@ class ElNino(Table):
 
 
 class RandomSplit(Table):
-    """A table or images, split at random; see `experiments.tables` and `experiments.images`."""
+    """A table or images, split at random; see `experiments.data.tables` and `experiments.data.images`."""
 
     name: Literal["diabetes", "boston", "auto-mpg", "concrete", "diamonds", "digits", "mnist-10k"]
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -66,13 +66,13 @@ class RandomSplit(Table):
 
 
 class FashionMnist(Table):
-    """Images of clothes, the published split; see `experiments.fetch_data`."""
+    """Images of clothes, the published split; see `experiments.data.fetch`."""
 
     name: Literal["fashion-mnist"]
 
 
 class Cifar10(Table):
-    """Colour images, the published split, from the files of its authors; see `experiments.cifar`."""
+    """Colour images, the published split, from the files of its authors; see `experiments.data.cifar`."""
 
     name: Literal["cifar-10"]
     path: str | None = None  # of the folder with the batches
@@ -121,15 +121,15 @@ class IllsTable(Table):
     logit: Annotated[float, Field(gt=0)] = 3.0  # of scaled
 
 
-class IllsNumbers(Table):
-    """The numbers of ILLS."""
+class IllsHparams(Table):
+    """The hyperparameters of ILLS."""
 
     learning_rate: Axis = 0.5
     ridge: Axis = 0.0
 
 
-class AdamNumbers(Table):
-    """The numbers of Adam."""
+class AdamHparams(Table):
+    """The hyperparameters of Adam."""
 
     learning_rate: Axis = 1e-2
     b1: Axis = 0.9
@@ -137,8 +137,8 @@ class AdamNumbers(Table):
     eps: Axis = 1e-8
 
 
-class GaussNewtonNumbers(Table):
-    """The numbers of layerwise Gauss–Newton on a full batch."""
+class GaussNewtonHparams(Table):
+    """The hyperparameters of layerwise Gauss–Newton on a full batch."""
 
     weight_decay: Axis = 0.0
     damping: Axis = 1e-2
@@ -147,12 +147,12 @@ class GaussNewtonNumbers(Table):
 class HparamsTable(Table):
     """The algorithms to run: those whose table is there."""
 
-    ills: IllsNumbers | None = None
-    gauss_newton: GaussNewtonNumbers | None = None
-    adam: AdamNumbers | None = None
+    ills: IllsHparams | None = None
+    gauss_newton: GaussNewtonHparams | None = None
+    adam: AdamHparams | None = None
 
 
-NUMBERS = {"ills": IllsNumbers, "gauss_newton": GaussNewtonNumbers, "adam": AdamNumbers}
+HPARAMS = {"ills": IllsHparams, "gauss_newton": GaussNewtonHparams, "adam": AdamHparams}
 
 
 class ProblemConfig(Table):
@@ -163,12 +163,12 @@ class ProblemConfig(Table):
     network: NetworkTable
     loss: LossName = "squared_error"
     delta: Annotated[float, Field(gt=0)] = 1.0  # of huber
-    seed: Annotated[int, Field(ge=0)] = 0  # of all random numbers
+    seed: Annotated[int, Field(ge=0)] = 0  # of everything random
     dtype: Literal["float32", "float64"] = "float64"
 
 
 class Config(ProblemConfig):
-    """A comparison: every algorithm × its numbers × seeds, on the same starts and data."""
+    """A comparison: every algorithm × its hyperparameters × seeds, on the same starts and data."""
 
     hparams: HparamsTable
     ills: IllsTable = IllsTable()
@@ -189,7 +189,7 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> Config:
     config = read(path, Config, changes)
     if not algorithms_of(config):
         raise ConfigError(f"{path}: hparams: names no algorithm; allowed: {', '.join(HparamsTable.model_fields)}")
-    _check_numbers(config, path)
+    _check_hparams(config, path)
     return config
 
 
@@ -220,7 +220,7 @@ def _apply(raw: dict, change: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
+        value = text  # what is no TOML value is a string
     *tables, last = key.strip().split(".")
     for table in tables:
         raw = raw.setdefault(table, {})
@@ -259,12 +259,12 @@ def _allowed_keys(steps: Sequence[str], kind: type[ProblemConfig]) -> list[str]:
             table = {"hparams": HparamsTable, "network": NetworkTable}[step]
         elif step == "ills" and table is kind:
             table = IllsTable
-        elif step in NUMBERS:
-            table = NUMBERS[step]
+        elif step in HPARAMS:
+            table = HPARAMS[step]
     return list(table.model_fields)
 
 
-def _check_numbers(config: Config, path: str | Path) -> None:
+def _check_hparams(config: Config, path: str | Path) -> None:
     network = build_network(config, 1, 1)
     for name in algorithms_of(config):
         try:
@@ -314,8 +314,5 @@ def build_algorithm(config: Config, name: str, network: jills.Network) -> jills.
 
 def build_hparams(config: Config, name: str) -> Any:
     """The `Hparams` of an algorithm, each leaf `(H,)`: all combinations of its lists."""
-    default = getattr(jills, name).Hparams()
-    numbers = getattr(config.hparams, name).model_dump()
-    axes = [value if isinstance(value, list) else [value] for value in (default._asdict() | numbers).values()]
-    columns = zip(*product(*axes), strict=True)
-    return type(default)(*(np.asarray(column, config.dtype) for column in columns))
+    axes = getattr(config.hparams, name).model_dump()
+    return jax.tree.map(lambda leaf: leaf.astype(config.dtype), product(getattr(jills, name).Hparams, **axes))

@@ -1,7 +1,8 @@
-"""The figures of a comparison. One colour an algorithm everywhere; a rate is a shade of it."""
+"""How algorithms look in all figures, and the figures of a comparison: a rate is a shade of an algorithm's colour."""
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -10,56 +11,69 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from experiments.data import Dataset
-from experiments.records import quartiles
+from experiments.records import quartiles, write_whole
 
-COLOURS = {  # of Okabe and Ito's palette: told apart by all eyes
-    "ills": "#0072B2",
-    "gauss_newton": "#009E73",
-    "adam": "#D55E00",
-    "adam_minibatches": "#E69F00",
-    "lbfgs": "#CC79A7",
-    "levenberg_marquardt": "#56B4E9",
-    "sklearn": "#000000",
-    "curvature": "#7A5C00",
-    "linear": "#888888",
+
+class Look(NamedTuple):
+    """How an algorithm appears, the same in all figures."""
+
+    name: str
+    colour: str  # of Okabe and Ito's palette: told apart by all eyes
+    line: Any
+    mark: str
+
+
+LOOKS = {
+    "ills": Look("ILLS", "#0072B2", "-", "o"),
+    "gauss_newton": Look("Gauss–Newton", "#009E73", "-.", "^"),
+    "adam": Look("Adam", "#D55E00", "--", "s"),
+    "adam_minibatches": Look("Adam, minibatches", "#E69F00", (0, (3, 1, 1, 1, 1, 1)), "D"),
+    "lbfgs": Look("L-BFGS", "#CC79A7", ":", "v"),
+    "levenberg_marquardt": Look("Levenberg–Marquardt", "#56B4E9", (0, (5, 1, 1, 1, 1, 1)), "P"),
+    "sklearn": Look("scikit-learn", "#000000", (0, (1, 1)), "X"),
+    "curvature": Look("Somax", "#7A5C00", (0, (6, 2)), "*"),
+    "linear": Look("linear", "#888888", (0, (1, 3)), "_"),
 }
-NAMES = {
-    "ills": "ILLS",
-    "gauss_newton": "Gauss–Newton",
-    "adam": "Adam",
-    "adam_minibatches": "Adam, minibatches",
-    "lbfgs": "L-BFGS",
-    "levenberg_marquardt": "Levenberg–Marquardt",
-    "sklearn": "scikit-learn",
-    "curvature": "Somax",
-    "linear": "linear",
-}
-LINES: dict[str, Any] = {
-    "ills": "-",
-    "gauss_newton": "-.",
-    "adam": "--",
-    "adam_minibatches": (0, (3, 1, 1, 1, 1, 1)),
-    "lbfgs": ":",
-    "levenberg_marquardt": (0, (5, 1, 1, 1, 1, 1)),
-    "sklearn": (0, (1, 1)),
-    "curvature": (0, (6, 2)),
-    "linear": (0, (1, 3)),
-}
-MARKS = {
-    "ills": "o",
-    "gauss_newton": "^",
-    "adam": "s",
-    "adam_minibatches": "D",
-    "lbfgs": "v",
-    "levenberg_marquardt": "P",
-    "sklearn": "X",
-    "curvature": "*",
-    "linear": "_",
-}
+NAMES = {key: look.name for key, look in LOOKS.items()}
+
+
+def style(name: str) -> dict[str, Any]:
+    """Colour, line and mark of an algorithm, as arguments of `plot`."""
+    look = LOOKS[name]
+    return {"color": look.colour, "linestyle": look.line, "marker": look.mark, "markersize": 4}
+
+
+def subplots(rows: int, columns: int, **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of that many panels, `panels[row, column]`; the options are those of `plt.subplots`."""
+    options = {"figsize": (3.4 * columns + 0.6, 2.8 * rows + 0.4)} | options
+    return plt.subplots(rows, columns, squeeze=False, layout="constrained", **options)
+
+
+def legend(figure: Figure, panel: Axes, columns: int) -> None:
+    """The legend of one panel, above all of them."""
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside upper center", ncols=columns)
+
+
+def band(panel: Axes, across, low, middle, high, **look: Any) -> None:
+    """A curve, and in its colour, paler, the band around it."""
+    panel.plot(across, middle, **look)
+    panel.fill_between(across, low, high, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def finite_quartiles(values) -> list[np.ndarray]:
+    """Quartiles over the first axis; NaN, which is not drawn, where they are infinite or nothing was recorded."""
+    return [np.where(np.isfinite(line), line, np.nan) for line in quartiles(values)]
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG and frees it."""
+    write_whole(path, partial(figure.savefig, dpi=120))
+    plt.close(figure)
 
 
 def draw_all(folder: Path, dataset: xr.Dataset, series: Dataset | None) -> None:
@@ -71,27 +85,22 @@ def draw_all(folder: Path, dataset: xr.Dataset, series: Dataset | None) -> None:
     if series is not None and series.persistence is not None and "predictions" in dataset:
         drawings["predictions"] = predictions(dataset, series)
     for name, figure in drawings.items():
-        figure.savefig(folder / f"{name}.png", dpi=120)
-        plt.close(figure)
+        write(figure, folder / f"{name}.png")
 
 
 def loss_curves(dataset: xr.Dataset, variable: str, label: str) -> Figure:
     """A curve against step and against seconds: median over seeds and the band between the quartiles."""
     algorithms = list(dataset.algorithm.values)
     size = (4.2 * len(algorithms) + 0.8, 6.4)
-    figure, axes = plt.subplots(
-        2, len(algorithms), figsize=size, sharey=True, sharex="row", squeeze=False, layout="constrained"
-    )
+    figure, axes = subplots(2, len(algorithms), figsize=size, sharey=True, sharex="row")
     for column, name in enumerate(algorithms):
         one = dataset.sel(algorithm=name)
         step, seconds = one.step.values, np.asarray(one.seconds)
         for index, colour, text in _rates(one):
-            curves = np.asarray(one[variable][index], float)
-            low, middle, high = _quartiles(curves)
+            curves = np.array(finite_quartiles(one[variable][index]))
+            band(axes[0, column], step, *curves, color=colour, label=text)
             # The logarithmic axis of seconds has no place for step 0.
-            for axis, across, first in ((axes[0, column], step, 0), (axes[1, column], seconds, 1)):
-                axis.plot(across[first:], middle[first:], color=colour, label=text, linewidth=1.6)
-                axis.fill_between(across[first:], low[first:], high[first:], color=colour, alpha=0.18, linewidth=0)
+            band(axes[1, column], seconds[1:], *curves[:, 1:], color=colour)
         axes[0, column].set(title=NAMES[name], xlabel="step", xscale="symlog")
         axes[0, column].set_xlim(0, step[-1])
         axes[1, column].set(xlabel="seconds a network, without compilation", xscale="log")
@@ -106,17 +115,15 @@ def loss_curves(dataset: xr.Dataset, variable: str, label: str) -> Figure:
 
 
 def stability(dataset: xr.Dataset) -> Figure:
-    """Final training loss against learning rate for all algorithms; crosses on top: members that diverged."""
+    """Final training loss against learning rate for all algorithms; on top, the shares that diverged."""
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     for name in dataset.algorithm.values:
         one = dataset.sel(algorithm=name)
         indices = [index for index, _, _ in _rates(one)]
         rates = np.asarray(one.hparam_learning_rate)[indices]
-        low, middle, high = _quartiles(one.final_loss.values[indices].T)
-        band = [middle - low, high - middle]
-        line = axis.errorbar(rates, middle, band, capsize=3, label=NAMES[name], color=COLOURS[name])
-        line.lines[0].set(linestyle=LINES[name], marker=MARKS[name])
-        diverged = np.mean(one.word.values[indices] == "diverged", axis=1)
+        low, middle, high = finite_quartiles(one.final_loss.values[indices].T)
+        axis.errorbar(rates, middle, [middle - low, high - middle], capsize=3, label=NAMES[name], **style(name))
+        diverged = np.mean(one.status.values[indices] == "diverged", axis=1)
         for rate, share in zip(rates[diverged > 0], diverged[diverged > 0], strict=True):
             text = f"{share:.0%}\ndiverged"
             axis.annotate(text, (rate, 0.98), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=7)
@@ -138,9 +145,8 @@ def predictions(dataset: xr.Dataset, series: Dataset, longest: int = 336) -> Fig
     axis.plot(rows, units(series.test.targets), color="black", linewidth=1.8, label="observed")
     axis.plot(rows, units(series.persistence), color="0.6", linewidth=1, linestyle=":", label="persistence")
     for name in dataset.algorithm.values:
-        low, middle, high = _quartiles(units(dataset.predictions.sel(algorithm=name).values))
-        axis.plot(rows, middle, color=COLOURS[name], linestyle=LINES[name], linewidth=1.4, label=NAMES[name])
-        axis.fill_between(rows, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
+        curves = finite_quartiles(units(dataset.predictions.sel(algorithm=name).values))
+        band(axis, rows, *curves, label=NAMES[name], **(style(name) | {"marker": ""}))
     axis.set(xlabel=series.row_name, ylabel=series.unit)
     axis.set_title(
         f"{dataset.attrs['title']}: test part, best learning rate by training loss, median of seeds", fontsize=10
@@ -151,11 +157,12 @@ def predictions(dataset: xr.Dataset, series: Dataset, longest: int = 336) -> Fig
 
 
 def _rates(one):
-    """(index, colour, label) of the sets of numbers, a darker shade for a higher rate."""
+    """(index, colour, label) of the settings of hyperparameters, a darker shade for a higher rate."""
     name = str(one.algorithm.values)
     rates = np.asarray(one.hparam_learning_rate)
     indices = np.flatnonzero(np.isfinite(rates))
-    ramp = LinearSegmentedColormap.from_list(name, [_mix(COLOURS[name], "white", 0.65), COLOURS[name], "black"])
+    colour = LOOKS[name].colour
+    ramp = LinearSegmentedColormap.from_list(name, [_mix(colour, "white", 0.65), colour, "black"])
     shades = np.linspace(0.0, 0.75, len(indices)) if len(indices) > 1 else [0.5]
     others = [v for v in one.data_vars if v.startswith("hparam_") and len(np.unique(one[v].values[indices])) > 1]
     for shade, index in zip(shades, indices, strict=True):
@@ -170,8 +177,3 @@ def _has_rate(one):
 
 def _mix(colour, other, share):
     return tuple((1 - share) * a + share * b for a, b in zip(to_rgb(colour), to_rgb(other), strict=True))
-
-
-def _quartiles(values):
-    """Quartiles over the first axis; NaN, which is not drawn, where they are infinite or nothing was recorded."""
-    return [np.where(np.isfinite(line), line, np.nan) for line in quartiles(values)]

@@ -56,6 +56,15 @@ def teacher_problem(network: jills.Network, loss: jills.Loss, table: Teacher, dt
     return Partial(partial(_teacher, network, loss, table, dtype))
 
 
+def random_start(network: jills.Network, dtype: str, batch: jills.Batch) -> Partial:
+    """Another start for every key, the same rows; `key → (params, batch)`."""
+    return Partial(partial(_random, network, dtype), batch)
+
+
+def _random(network, dtype, batch, key):
+    return network.init(key, dtype), batch
+
+
 def scaled_start(problem: Partial, scale: float) -> Partial:
     """The same problem with all weights and biases of the start multiplied; another scale does not compile again."""
     return Partial(_scaled, problem, jnp.asarray(scale))
@@ -126,8 +135,8 @@ def relative_distance(params: jills.Params, truth: jills.Params) -> jax.Array:
     """`‖θ − θ*‖ / ‖θ*‖` over all weights and biases, `()`."""
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(truth), strict=True)
     squares = jnp.stack([jnp.stack([jnp.sum((a - b) ** 2), jnp.sum(b**2)]) for a, b in pairs])
-    above, below = jnp.sum(squares, axis=0)
-    return jnp.sqrt(above / below)
+    apart, size = jnp.sum(squares, axis=0)
+    return jnp.sqrt(apart / size)
 
 
 @jax.jit

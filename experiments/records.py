@@ -1,12 +1,13 @@
-"""What a comparison leaves on disk: labelled arrays, a tidy table, the resolved config, the machine."""
+"""What experiments leave on disk: labelled arrays, tidy tables, the resolved config, the machine."""
 
 import json
-import os
 import platform
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ import xarray as xr
 
 import jills
 from experiments.config import Config, Table
+from experiments.measuring import num_cores
 
 
 class Outcome(NamedTuple):
@@ -25,7 +27,7 @@ class Outcome(NamedTuple):
     hparams: dict[str, np.ndarray]  # name → (H,)
     result: jills.SweepResult
     final_metrics: dict[str, np.ndarray]  # of the last parameters, (H, S)
-    predictions: np.ndarray | None  # (S, n_test, k), scaled, of the best set of numbers by training loss
+    predictions: np.ndarray | None  # (S, n_test, k), scaled, at the best setting by training loss
 
 
 def new_folder(parent: str | Path, config_path: str | Path) -> Path:
@@ -44,7 +46,7 @@ def new_folder(parent: str | Path, config_path: str | Path) -> Path:
 def to_dataset(outcomes: list[Outcome], config: Config) -> xr.Dataset:
     """All runs as one xarray Dataset with dimensions algorithm, hparam, seed and step.
 
-    `train_loss[…, t]` is the loss after t steps, t = 0 … T. Algorithms with fewer sets of numbers, or
+    `train_loss[…, t]` is the loss after t steps, t = 0 … T. Algorithms with fewer settings of hyperparameters, or
     stopped by Ctrl-C, are filled up with NaN.
     """
     parts = [_one(outcome) for outcome in outcomes]
@@ -64,7 +66,7 @@ def _one(outcome: Outcome) -> xr.Dataset:
     result = outcome.result
     shape = (*result.state.loss.shape, result.num_steps)
     curve, each = ("hparam", "seed", "step"), ("hparam", "seed")
-    words = jills.diagnose(result.state, result.info)
+    diagnosis = jills.diagnose(result.state, result.info)
     variables = {
         "train_loss": (curve, _append(result.info.loss, result.state.loss)),
         "update_norm": (curve, _append(result.info.update_norm)),
@@ -72,8 +74,8 @@ def _one(outcome: Outcome) -> xr.Dataset:
         "final_loss": (each, np.asarray(result.state.loss)),
         "best_loss": (each, np.asarray(result.state.best_loss)),
         "result": (each, np.asarray(result.state.result).astype(float)),
-        "word": (each, words.word.astype(object)),
-        "why": (each, words.why.astype(object)),
+        "status": (each, diagnosis.word.astype(object)),
+        "why": (each, diagnosis.why.astype(object)),
         "seconds": (("step",), np.arange(result.num_steps + 1) * result.run_seconds / np.prod(shape)),
         "compile_seconds": ((), result.compile_seconds),
         "run_seconds": ((), result.run_seconds),
@@ -102,26 +104,26 @@ def _append(curve, last=None):
 
 
 def summarize(outcomes: list[Outcome]) -> pd.DataFrame:
-    """A tidy table: one row for each algorithm and set of numbers, medians and quartiles over the seeds."""
+    """A tidy table: one row for each algorithm and setting, medians and quartiles over the seeds."""
     rows = []
     for outcome in outcomes:
-        result, words = outcome.result, jills.diagnose(outcome.result.state, outcome.result.info).word
-        for index in range(words.shape[0]):
+        result, status = outcome.result, jills.diagnose(outcome.result.state, outcome.result.info).word
+        for index in range(status.shape[0]):
             final = np.asarray(result.state.loss[index], float)
             row = {"algorithm": outcome.name}
             row |= {name: values[index] for name, values in outcome.hparams.items()}
             row |= _quartiles("final_loss", final) | _quartiles("best_loss", result.state.best_loss[index])
             for name, values in outcome.final_metrics.items():
                 row |= _quartiles(f"final_{name}", values[index])
-            row |= {word: float(np.mean(words[index] == word)) for word in WORDS}
+            row |= {each: float(np.mean(status[index] == each)) for each in STATUSES}
             row["steps"] = result.num_steps
-            row["ms_per_member_step"] = 1e3 * result.run_seconds / (words.size * result.num_steps)
+            row["ms_per_member_step"] = 1e3 * result.run_seconds / (status.size * result.num_steps)
             row["compile_seconds"] = result.compile_seconds
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-WORDS = ("converged", "improving", "stalled", "ill-conditioned", "diverged")
+STATUSES = ("converged", "improving", "stalled", "ill-conditioned", "diverged")
 
 
 def _quartiles(name, values):
@@ -130,15 +132,15 @@ def _quartiles(name, values):
 
 
 def quartiles(values) -> np.ndarray:
-    """Quartiles over the first axis, `(3, …)`; a value that is not finite is worse than any other."""
-    values = worst_if_not_finite(values)
+    """Quartiles over the first axis, `(3, …)`; what diverged ranks last."""
+    values = diverged_last(values)
     # Between a number and infinity there is nothing to interpolate.
     method = "linear" if np.isfinite(values).all() else "nearest"
     return np.percentile(values, [25, 50, 75], axis=0, method=method)
 
 
-def worst_if_not_finite(values) -> np.ndarray:
-    """The values in float64, with infinity where they are NaN or infinite: what diverged is worse than all else."""
+def diverged_last(values) -> np.ndarray:
+    """The values in float64, with infinity in place of NaN and -inf: what diverged ranks last."""
     values = np.asarray(values, float)
     return np.where(np.isfinite(values), values, np.inf)
 
@@ -149,20 +151,42 @@ def environment() -> dict:
     device = jax.local_devices()[0]
     return {
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
-        "device": f"{jax.local_device_count()} x {device.platform} ({device.device_kind}), {os.cpu_count()} cores",
+        "device": f"{jax.local_device_count()} x {device.platform} ({device.device_kind}), {num_cores()} cores",
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def write_environment(folder: Path) -> None:
+    """Versions and device, beside results."""
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
 
 
 def write_config(folder: Path, config: Table) -> None:
     """The resolved config, which can be run again, and beside it versions and device."""
     (folder / "config.toml").write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
-    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+    write_environment(folder)
 
 
 def write_results(folder: Path, dataset: xr.Dataset, summary: pd.DataFrame) -> None:
     """`results.nc` (open with `xarray.open_dataset`) and `summary.csv`."""
     summary.to_csv(folder / "summary.csv", index=False)
-    partial = folder / "results.nc.partial"
-    dataset.to_netcdf(partial, engine="h5netcdf")
-    partial.replace(folder / "results.nc")
+    write_whole(folder / "results.nc", partial(dataset.to_netcdf, engine="h5netcdf"))
+
+
+def write_whole(path: Path, save: Callable[[Path], Any]) -> None:
+    """Saves by way of a file beside it, so that `path` is never half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".unfinished-{path.name}")  # its suffix tells some what to write
+    save(unfinished)
+    unfinished.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, whole or not at all."""
+    write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table in GitHub's Markdown."""
+    lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in [table.columns, *table.to_numpy().tolist()]]
+    return "\n".join([lines[0], "|" + " --- |" * len(table.columns), *lines[1:]])

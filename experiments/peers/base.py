@@ -2,12 +2,11 @@
 
 import importlib.util
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import jills
-
-Result = TypeVar("Result")
+from experiments.measuring import clock, num_cores
 
 TRIAL_SECONDS = 0.2  # of finding out how many threads are best; more where one call takes longer
 JACOBIAN_BYTES = 2e9  # a peer whose matrices would be larger is not run
@@ -60,6 +58,11 @@ class Trace(NamedTuple):
     params: jills.Params  # those of the lowest loss
     note: str = ""  # why it ended, and what is special
 
+    @property
+    def lowest(self) -> float:
+        """The lowest loss; a trace may end in NaN."""
+        return float(np.fmin.reduce(self.losses))
+
     def seconds_to(self, target_loss: float) -> float:
         """When the loss first was at or below a target; inf if never."""
         reached = np.flatnonzero(self.losses <= target_loss)
@@ -82,6 +85,7 @@ class Peer:
         needs: the module it imports.
         package: what to install for that.
         unit: what a step of its trace is.
+        setting: of its hyperparameters, where they were tuned.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Peer:
     needs: str = "optax"
     package: str = "optax"
     unit: str = "step"
+    setting: str = ""
 
     def missing(self) -> str:
         """One line saying how to install what it needs; empty if it is there."""
@@ -181,6 +186,14 @@ class Recorder:
             raise Enough(reason)
         self._excluded += time.perf_counter() - entered
 
+    def until_enough(self, solve: Callable[[], object]) -> str:
+        """Runs a solver on a started clock until it ends or is stopped, and says why it did."""
+        self.begin()
+        try:
+            return f"stopped on its own: {solve()}"
+        except Enough as reason:
+            return str(reason)
+
     def trace(self, note: str, compile_seconds: float = 0.0) -> Trace:
         """What was recorded."""
         return Trace(np.array(self.seconds), np.array(self.losses), compile_seconds, self.best_params, note)
@@ -200,13 +213,6 @@ def first_call_extra(call: Callable[[], object]) -> float:
     return max(0.0, clock(call)[0] - clock(call)[0])
 
 
-def clock(call: Callable[[], Result]) -> tuple[float, Result]:
-    """Seconds of a call, its results computed, and the results."""
-    began = time.perf_counter()
-    result = jax.block_until_ready(call())
-    return time.perf_counter() - began, result
-
-
 def fastest_threads(call: Callable[[int], object]) -> int:
     """One thread, or all where that is clearly faster: on small matrices threads only wait for each other.
 
@@ -222,7 +228,7 @@ def fastest_threads(call: Callable[[int], object]) -> int:
             seconds.append(clock(partial(call, threads))[0])
         return sum(seconds) / len(seconds)
 
-    every = os.cpu_count() or 1
+    every = num_cores()
     return every if every > 1 and mean_seconds(every) < 0.8 * mean_seconds(1) else 1
 
 

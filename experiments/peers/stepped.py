@@ -21,15 +21,16 @@ CALL_SECONDS = 0.05  # a call aims at this, so that its own cost (about 0.1 ms) 
 class Method(Protocol):
     """An optimizer as two pure functions; hashable, since it is static.
 
-    Both return a `jills.State` without activations; its `loss` belongs to its `params`.
+    Both return a state with the attribute `params`. Those that `run` takes return a `jills.State` whose `loss` belongs
+    to its `params`; a `result` other than `RUNNING` says that no other step is wanted.
     """
 
-    def start(self, hparams: Any, params: jills.Params, batch: jills.Batch) -> jills.State:
-        """The state before the first step."""
+    def start(self, hparams: Any, params: jills.Params, batch: jills.Batch) -> Any:
+        """The state before the first step; `batch` has the shape of those that follow."""
         ...
 
-    def step(self, hparams: Any, state: jills.State, batch: jills.Batch) -> jills.State:
-        """One step. A `result` other than `RUNNING` says that no other step is wanted."""
+    def step(self, hparams: Any, state: Any, batch: jills.Batch) -> Any:
+        """One step on the rows of the batch."""
         ...
 
 

@@ -21,13 +21,13 @@ from experiments.peers.stepped import in_dtype, standard_jax
 
 
 class Setting(NamedTuple):
-    """The numbers of Somax; but for the learning rate another one is another program."""
+    """The hyperparameters of Somax; all but the learning rate are static: another one is another program."""
 
     damping: float
     products: int  # of conjugate gradients in a step, at most
     learning_rate: float
     rows: int  # of a minibatch, at most half of all
-    least_damping: float | None = None  # a number: damping follows the gain and stays above it; None: it is constant
+    least_damping: float | None = None  # damping follows the gain and stays above it; None: it is constant
 
 
 SETTINGS = {
@@ -47,7 +47,7 @@ class SomaxState(NamedTuple):
 
 @dataclass(frozen=True)
 class StochasticGaussNewton:
-    """`somax.sgn_ce` as an `epochs.Method`; `hparams` is its rate."""
+    """`somax.sgn_ce` as an `stepped.Method`; `hparams` is its rate."""
 
     network: jills.Network
     setting: Setting
@@ -55,11 +55,11 @@ class StochasticGaussNewton:
     def method(self, learning_rate: Any) -> Any:
         """Theirs, at a rate that may be traced."""
         somax: Any = importlib.import_module("somax")
-        numbers = {"lam0": self.setting.damping, "maxiter": self.setting.products, "learning_rate": learning_rate}
+        options = {"lam0": self.setting.damping, "maxiter": self.setting.products, "learning_rate": learning_rate}
         if self.setting.least_damping is not None:
             least = {"min_lam": self.setting.least_damping}
-            numbers |= {"lam_policy": "trust_region", "lam_kwargs": least, "record_rho_every_k": 1}
-        return somax.sgn_ce(predict_fn=self.network.predict, **numbers)
+            options |= {"lam_policy": "trust_region", "lam_kwargs": least, "record_rho_every_k": 1}
+        return somax.sgn_ce(predict_fn=self.network.predict, **options)
 
     def start(self, hparams, params, batch):
         """Their own start."""

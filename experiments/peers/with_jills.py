@@ -1,6 +1,5 @@
 """What jills itself brings, behind the signature of its peers: on the same clock, in the same loop."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +10,14 @@ import jax.numpy as jnp
 import jills
 from experiments.peers import epochs, stepped
 from experiments.peers.base import Budget, Peer, Problem, Trace, is_least_squares
+from experiments.peers.stepped import in_dtype
 
 MINIBATCH_ROWS, MINIBATCH_PRODUCTS = 2048, 3
 ILLS_WORK = 2e10  # multiplications of a step's QR decompositions; some seconds
 
 
 @dataclass(frozen=True)
-class Whole:
+class JillsMethod:
     """An algorithm of jills as a `stepped.Method` that keeps the activations between its steps."""
 
     algorithm: jills.Algorithm
@@ -34,46 +34,27 @@ class Whole:
 
 
 def run(problem: Problem, budget: Budget, build: Callable[[Problem], jills.Algorithm]) -> Trace:
-    """The trace of an algorithm with its default numbers."""
+    """The trace of an algorithm with its default hyperparameters."""
     algorithm = build(problem)
-    numbers = type(algorithm.defaults)(*(jnp.asarray(number, problem.dtype) for number in algorithm.defaults))
-    return stepped.run(Whole(algorithm), numbers, problem, budget)
-
-
-@dataclass(frozen=True)
-class Minibatches:
-    """An algorithm of jills built with `full_batch=False`, as an `epochs.Method`."""
-
-    algorithm: jills.Algorithm
-
-    def start(self, hparams, params, batch):
-        """The algorithm's own start."""
-        return self.algorithm.unchecked_init(params, batch)
-
-    def step(self, hparams, state, batch):
-        """The algorithm's own step."""
-        return self.algorithm.step(hparams, state, batch)[0]
+    return stepped.run(JillsMethod(algorithm), in_dtype(algorithm.defaults, problem.params), problem, budget)
 
 
 def for_minibatches(network: jills.Network, loss: jills.Loss) -> jills.Algorithm:
     """Gauss–Newton for minibatches of `MINIBATCH_ROWS`, three products a step."""
-    module = importlib.import_module("jills.gauss_newton")
     solver = jills.ConjugateGradients(max_steps=MINIBATCH_PRODUCTS)
-    return module.build(network, loss=loss, solver=solver, full_batch=False)
+    return jills.gauss_newton.build(network, loss=loss, solver=solver, full_batch=False)
 
 
-def minibatch_gauss_newton(problem: Problem, budget: Budget, **numbers: float) -> Trace:
+def minibatch_gauss_newton(problem: Problem, budget: Budget) -> Trace:
     """Gauss–Newton on minibatches of 2048 rows, three products a step. A step of the trace is an epoch."""
-    module = importlib.import_module("jills.gauss_newton")
-    algorithm = for_minibatches(problem.network, problem.loss)
-    hparams = module.minibatch_hparams(problem.network, MINIBATCH_ROWS)._replace(**numbers)
-    hparams = type(hparams)(*(jnp.asarray(number, problem.dtype) for number in hparams))
-    return epochs.run(Minibatches(algorithm), hparams, problem, budget, MINIBATCH_ROWS)
+    method = JillsMethod(for_minibatches(problem.network, problem.loss))
+    hparams = in_dtype(jills.gauss_newton.minibatch_hparams(problem.network, MINIBATCH_ROWS), problem.params)
+    return epochs.run(method, hparams, problem, budget, MINIBATCH_ROWS)
 
 
 def gauss_newton(problem: Problem) -> jills.Algorithm:
     """The layerwise Gauss–Newton algorithm as it comes."""
-    return importlib.import_module("jills.gauss_newton").build(problem.network, loss=problem.loss)
+    return jills.gauss_newton.build(problem.network, loss=problem.loss)
 
 
 def ills(problem: Problem) -> jills.Algorithm:
@@ -95,12 +76,12 @@ def suits_ills(problem: Problem) -> bool:
 
 
 PEERS = (
-    Peer("jills gauss_newton", partial(run, build=gauss_newton), needs="jills.gauss_newton", package="jills"),
+    Peer("jills gauss_newton", partial(run, build=gauss_newton), needs="jills", package="jills"),
     Peer(
         "jills gauss_newton, minibatches",
         minibatch_gauss_newton,
         partial(epochs.fills_batches, batch_size=MINIBATCH_ROWS),
-        "jills.gauss_newton",
+        "jills",
         "jills",
         "epoch",
     ),

@@ -44,7 +44,7 @@ class AdamState(NamedTuple):
 
 @dataclass(frozen=True)
 class MinibatchAdam:
-    """`optax.adam` as an `epochs.Method`; `hparams` is its rate."""
+    """`optax.adam` as an `stepped.Method`; `hparams` is its rate."""
 
     network: jills.Network
     loss: jills.Loss
@@ -61,8 +61,8 @@ class MinibatchAdam:
         return AdamState(jax.tree.map(jnp.add, state.params, change), in_dtype(inner, state.params))
 
 
-class Numbers(NamedTuple):
-    """L-BFGS has none that need tuning: its line search finds the rate."""
+class NoHparams(NamedTuple):
+    """L-BFGS has no hyperparameters that need tuning: its line search finds the rate."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,12 @@ class Lbfgs:
 def adam(problem: Problem, budget: Budget, learning_rate: float) -> Trace:
     """Adam on all rows. The rates share what is compiled, so only the first one run shows its time."""
     method = Stepped(jills.adam.build(problem.network, loss=problem.loss))
-    hparams = jills.adam.Hparams(*(jnp.asarray(number, problem.dtype) for number in jills.adam.Hparams(learning_rate)))
-    return stepped.run(method, hparams, problem, budget)
+    return stepped.run(method, in_dtype(jills.adam.Hparams(learning_rate), problem.params), problem, budget)
 
 
 def lbfgs(problem: Problem, budget: Budget) -> Trace:
     """L-BFGS on all rows."""
-    return stepped.run(Lbfgs(problem.network, problem.loss), Numbers(), problem, budget)
+    return stepped.run(Lbfgs(problem.network, problem.loss), NoHparams(), problem, budget)
 
 
 def minibatch_adam(problem: Problem, budget: Budget, learning_rate: float, batch_size: int) -> Trace:

@@ -13,11 +13,6 @@ import jills
 from experiments.peers import stepped
 from experiments.peers.base import Budget, Peer, Problem, Trace, has_small_jacobian, jacobian, residuals
 from experiments.peers.stepped import in_dtype, standard_jax
-from jills.network import HIGHEST
-
-
-class Numbers(NamedTuple):
-    """Nothing to tune at run time."""
 
 
 class Inner(NamedTuple):
@@ -96,7 +91,7 @@ def with_fast_jacobian(network: jills.Network, template: jills.Params, batch: ji
     @function.defjvp
     def _(primals, tangents):
         matrix = jacobian(network, primals[0], template, batch)
-        return function(primals[0]), jnp.matmul(matrix, tangents[0], precision=HIGHEST)
+        return function(primals[0]), jnp.matmul(matrix, tangents[0], precision=jax.lax.Precision.HIGHEST)
 
     return lambda flat, _: (function(flat), None)
 
@@ -127,7 +122,7 @@ def dogleg(tolerance: float) -> Any:
 
 def run(problem: Problem, budget: Budget, solver: Callable[[float], Any]) -> Trace:
     """The trace of a solver."""
-    return stepped.run(Optimistix(problem.network, solver), Numbers(), problem, budget)
+    return stepped.run(Optimistix(problem.network, solver), (), problem, budget)
 
 
 PEERS = tuple(

@@ -1,6 +1,5 @@
 """SciPy: `least_squares` and L-BFGS-B on functions and derivatives compiled by JAX. SciPy itself works in float64."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,6 @@ from threadpoolctl import threadpool_limits
 
 from experiments.peers.base import (
     Budget,
-    Enough,
     Peer,
     Problem,
     Recorder,
@@ -62,7 +60,7 @@ def residual_solver(problem: Problem, budget: Budget, method: str) -> Trace:
 
     threads = fastest_threads(partial(solve, function, 2))
     recorder = Recorder(problem, budget)
-    note = until_enough(recorder, partial(solve, recorded, budget.max_steps + 1, threads))
+    note = recorder.until_enough(partial(solve, recorded, budget.max_steps + 1, threads))
     return recorder.trace(f"{note}; threads: {threads}", compile_seconds)
 
 
@@ -81,16 +79,7 @@ def lbfgs(problem: Problem, budget: Budget) -> Trace:
 
     limits = {"maxiter": budget.max_steps + 1, "maxfun": budget.max_steps + 1, "ftol": 0.0, "gtol": 0.0}
     minimize = partial(scipy.optimize.minimize, function, start.astype(float), jac=True, method="L-BFGS-B")
-    return recorder.trace(until_enough(recorder, lambda: minimize(options=limits).message), compile_seconds)
-
-
-def until_enough(recorder: Recorder, solve: Callable[[], str]) -> str:
-    """Runs a solver on a started clock until it ends or is stopped, and says why it did."""
-    recorder.begin()
-    try:
-        return f"stopped on its own: {solve()}"
-    except Enough as reason:
-        return str(reason)
+    return recorder.trace(recorder.until_enough(lambda: minimize(options=limits).message), compile_seconds)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -9,7 +9,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import jills
-from experiments.peers.base import Budget, Enough, Peer, Problem, Recorder, Trace, fastest_threads, is_least_squares
+from experiments.peers.base import Budget, Peer, Problem, Recorder, Trace, fastest_threads, is_least_squares
 
 ACTIVATIONS = {
     jills.activations.tanh: "tanh",
@@ -17,9 +17,7 @@ ACTIVATIONS = {
     jills.activations.sigmoid: "logistic",
     jills.activations.identity: "identity",
 }
-# By name, so that this also runs where jills has squared error only.
-SOFTMAX = getattr(jills.losses, "softmax_cross_entropy", None)
-SIGMOID = getattr(jills.losses, "sigmoid_cross_entropy", None)
+SOFTMAX, SIGMOID = jills.losses.softmax_cross_entropy, jills.losses.sigmoid_cross_entropy
 
 
 def run(problem: Problem, budget: Budget) -> Trace:
@@ -44,15 +42,15 @@ def run(problem: Problem, budget: Budget) -> Trace:
         return value, gradient
 
     model._loss_grad_lbfgs = recorded
-    recorder.begin()
-    try:
+
+    def solve() -> str:
         before = np.inf
         while recorder.best < before:
             before = recorder.best
             fit(model, inputs, targets, threads)
-    except Enough as reason:
-        return recorder.trace(f"{reason}; threads: {threads}")
-    return recorder.trace(f"stopped on its own; threads: {threads}")
+        return "no lower loss"
+
+    return recorder.trace(f"{recorder.until_enough(solve)}; threads: {threads}")
 
 
 def fit(model: Any, inputs: np.ndarray, targets: np.ndarray, threads: int) -> None:

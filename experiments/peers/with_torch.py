@@ -11,7 +11,6 @@ import numpy as np
 import jills
 from experiments.peers.base import (
     Budget,
-    Enough,
     Peer,
     Problem,
     Recorder,
@@ -51,15 +50,15 @@ def levenberg_marquardt(problem: Problem, budget: Budget, solve_method: str) -> 
     threads = set_fastest_threads(lambda: trial.training_step(*data))
     module, model, inputs, targets = build()
     recorder = Recorder(problem, budget)
-    recorder.begin()
-    stopped = False
-    try:
+
+    def solve() -> str:
+        stopped = False
         while not stopped:
             stopped = module.training_step(inputs, targets)[2]
             recorder.note(partial(loss_of, model, inputs, targets), partial(params_of, model))
-    except Enough as reason:
-        return recorder.trace(f"{reason}; threads: {threads}")
-    return recorder.trace(f"stopped on its own: damping at its limit; threads: {threads}")
+        return "damping at its limit"
+
+    return recorder.trace(f"{recorder.until_enough(solve)}; threads: {threads}")
 
 
 def lbfgs(problem: Problem, budget: Budget) -> Trace:
@@ -83,12 +82,12 @@ def lbfgs(problem: Problem, budget: Budget) -> Trace:
 
     threads = set_fastest_threads(evaluate)
     recorder = Recorder(problem, budget)
-    recorder.begin()
-    try:
+
+    def solve() -> str:
         optimizer.step(recorded)
-    except Enough as reason:
-        return recorder.trace(f"{reason}; threads: {threads}")
-    return recorder.trace(f"stopped on its own; threads: {threads}")
+        return "no further step"
+
+    return recorder.trace(f"{recorder.until_enough(solve)}; threads: {threads}")
 
 
 def set_fastest_threads(call: Callable[[], object]) -> int:
