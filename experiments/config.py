@@ -13,7 +13,6 @@ import jax
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import jills
-from experiments.measuring import product
 from jills import activations, losses, solvers
 
 ActivationName = Literal["identity", "tanh", "sigmoid", "softplus", "arcsinh", "leaky_relu", "relu", "gelu", "silu"]
@@ -315,4 +314,4 @@ def build_algorithm(config: Config, name: str, network: jills.Network) -> jills.
 def build_hparams(config: Config, name: str) -> Any:
     """The `Hparams` of an algorithm, each leaf `(H,)`: all combinations of its lists."""
     axes = getattr(config.hparams, name).model_dump()
-    return jax.tree.map(lambda leaf: leaf.astype(config.dtype), product(getattr(jills, name).Hparams, **axes))
+    return jax.tree.map(lambda leaf: leaf.astype(config.dtype), jills.product(getattr(jills, name).Hparams, **axes))

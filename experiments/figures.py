@@ -120,8 +120,13 @@ def stability(dataset: xr.Dataset) -> Figure:
     for name in dataset.algorithm.values:
         one = dataset.sel(algorithm=name)
         indices = [index for index, _, _ in _rates(one)]
-        rates = np.asarray(one.hparam_learning_rate)[indices]
         low, middle, high = finite_quartiles(one.final_loss.values[indices].T)
+        if not _has_rate(one):
+            for index, level in enumerate(middle):
+                look = style(name) | {"marker": "", "label": NAMES[name] if index == 0 else None}
+                axis.axhline(level, **look)
+            continue
+        rates = _rates_of(one)[indices]
         axis.errorbar(rates, middle, [middle - low, high - middle], capsize=3, label=NAMES[name], **style(name))
         diverged = np.mean(one.status.values[indices] == "diverged", axis=1)
         for rate, share in zip(rates[diverged > 0], diverged[diverged > 0], strict=True):
@@ -158,21 +163,26 @@ def predictions(dataset: xr.Dataset, series: Dataset, longest: int = 336) -> Fig
 
 def _rates(one):
     """(index, colour, label) of the settings of hyperparameters, a darker shade for a higher rate."""
-    name = str(one.algorithm.values)
-    rates = np.asarray(one.hparam_learning_rate)
-    indices = np.flatnonzero(np.isfinite(rates))
+    name, rates = str(one.algorithm.values), _rates_of(one)
+    hparams = [v for v in one.data_vars if v.startswith("hparam_")]
+    # Algorithms with fewer settings, or without a hyperparameter, are filled up with NaN.
+    indices = np.flatnonzero(np.any([np.isfinite(one[v].values) for v in hparams], axis=0))
     colour = LOOKS[name].colour
     ramp = LinearSegmentedColormap.from_list(name, [_mix(colour, "white", 0.65), colour, "black"])
     shades = np.linspace(0.0, 0.75, len(indices)) if len(indices) > 1 else [0.5]
-    others = [v for v in one.data_vars if v.startswith("hparam_") and len(np.unique(one[v].values[indices])) > 1]
+    others = [v for v in hparams if len(np.unique(one[v].values[indices])) > 1]
     for shade, index in zip(shades, indices, strict=True):
         extra = [f"{v.removeprefix('hparam_')} {float(one[v][index]):g}" for v in others if v != "hparam_learning_rate"]
         yield index, ramp(shade), ", ".join([f"{rates[index]:g}"] * _has_rate(one) + extra) or NAMES[name]
 
 
+def _rates_of(one):
+    """The learning rate of each setting; NaN where there is none, as for Gauss–Newton on a full batch."""
+    return np.asarray(one.get("hparam_learning_rate", np.full(one.sizes["hparam"], np.nan)), float)
+
+
 def _has_rate(one):
-    """Whether the learning rate means anything: on a full batch that of Gauss–Newton does not."""
-    return str(one.algorithm.values) != "gauss_newton"
+    return bool(np.isfinite(_rates_of(one)).any())
 
 
 def _mix(colour, other, share):

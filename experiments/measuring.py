@@ -1,7 +1,6 @@
-"""What the scripts share: the command line, grids of hyperparameters, progress, clocks, memory of the process."""
+"""What the scripts share: the command line, progress, clocks, memory of the process."""
 
 import argparse
-import os
 import resource
 import signal
 import statistics
@@ -16,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from tqdm import tqdm
 
 import jills
@@ -42,18 +40,6 @@ def command_line(module: str, doc: str | None, results: str = "", data: bool = F
         words = "of experiments.data.fetch (default: data)"
         parser.add_argument("--data", default="data", metavar="FOLDER", help=words)
     return parser
-
-
-def product(kind: type, **axes: Any) -> Any:
-    """All combinations of lists as hyperparameters with leaves `(H,)`, the first field slowest.
-
-    Args:
-        kind: an `Hparams`, such as `jills.adam.Hparams`.
-        axes: a number or a list for each field; what is not named keeps its default.
-    """
-    values = kind()._asdict() | axes
-    columns = np.meshgrid(*(np.atleast_1d(np.asarray(value, float)) for value in values.values()), indexing="ij")
-    return kind(*(column.ravel() for column in columns))
 
 
 def collect(rows: Iterable[Row], count: int | None, label: Callable[[Row], str]) -> tuple[list[Row], bool]:
@@ -132,11 +118,6 @@ def second_chunk(algorithm, hparams, problem, keys, chunk_steps: int, batch_size
     look = lambda *_: times.append(time.perf_counter())  # noqa: E731 called between chunks
     result = whole_sweep(algorithm, hparams, problem, keys, 2 * chunk_steps, chunk_steps, look, batch_size=batch_size)
     return Timing(times[-1] - times[0], result.compile_seconds, result)
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_bytes() -> int:

@@ -17,7 +17,7 @@ import xarray as xr
 
 import jills
 from experiments.config import Config, Table
-from experiments.measuring import num_cores
+from jills.training import num_cores
 
 
 class Outcome(NamedTuple):

@@ -29,7 +29,6 @@ from experiments.claims.drawing import draw_intervals
 from experiments.claims.statistics import last, median_interval, parts, show_interval, tuned, where
 from experiments.config import Positive
 from experiments.data import load
-from experiments.measuring import product
 
 LOSS = jills.losses.squared_error
 FAILED = 1.0  # the loss of the best constant
@@ -84,7 +83,7 @@ def measure(config: Config, folder: str, data: str, name: str, activation: jills
     network, problem = make(config, folder, activation)
     labels, rows = {"data": f"{data} {'-'.join(map(str, network.sizes))}", "activation": name}, []
     for method, (algorithm, axes, steps) in plans(config, network).items():
-        hparams, shown = product(type(algorithm.defaults), **axes), METHODS[method]
+        hparams, shown = jills.product(type(algorithm.defaults), **axes), METHODS[method]
         labels |= {"method": method}
         each = train(shown.algorithm, algorithm, hparams, problem, keys_of(config), steps, **labels)
         rows += [row for row in each if row["step"] == steps]

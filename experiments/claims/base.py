@@ -18,7 +18,7 @@ from pydantic import ValidationError
 import jills
 from experiments import problems
 from experiments.config import ConfigError, Positive, Table
-from experiments.measuring import product, whole_sweep
+from experiments.measuring import whole_sweep
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
@@ -105,7 +105,8 @@ def train(
     statuses = jills.diagnose(result.state, result.info).word
     pace = result.run_seconds / (loss[..., 0].size * num_steps)
     known = {field: np.broadcast_to(values, (loss.shape[0],)) for field, values in hparams._asdict().items()}
-    varied = {field: values for field, values in known.items() if len(np.unique(values)) > 1 or field in ALWAYS}
+    varied = {field: values for field, values in known.items() if len(np.unique(values)) > 1}
+    varied["learning_rate"] = rates_of(hparams, loss.shape[0])
     rows = []
     for h, s in np.ndindex(loss.shape[:2]):
         member = labels | {"algorithm": name} | {field: float(values[h]) for field, values in varied.items()}
@@ -118,7 +119,9 @@ def train(
     return rows
 
 
-ALWAYS = ("learning_rate",)  # also where all members have the same
+def rates_of(hparams: Any, count: int) -> np.ndarray:
+    """The learning rate of each setting, `(H,)`; 1 where there is none, as for Gauss–Newton on a full batch."""
+    return np.broadcast_to(np.asarray(getattr(hparams, "learning_rate", 1.0), float), (count,))
 
 
 def compared(
@@ -137,11 +140,11 @@ def compared(
     return {
         "ills": (
             jills.ills.build(network, solver=solver),
-            product(jills.ills.Hparams, learning_rate=rho, ridge=ridge),
+            jills.product(jills.ills.Hparams, learning_rate=rho, ridge=ridge),
         ),
         "gauss_newton": (
             jills.gauss_newton.build(network),
-            product(jills.gauss_newton.Hparams, weight_decay=weight_decay),
+            jills.product(jills.gauss_newton.Hparams, weight_decay=weight_decay),
         ),
-        "adam": (jills.adam.build(network), product(jills.adam.Hparams, learning_rate=adam_rates)),
+        "adam": (jills.adam.build(network), jills.product(jills.adam.Hparams, learning_rate=adam_rates)),
     }

@@ -32,12 +32,12 @@ from matplotlib.figure import Figure
 
 import jills
 from experiments import data, figures, problems
-from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, keys_of
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, keys_of, rates_of
 from experiments.claims.drawing import draw_curve, draw_intervals
 from experiments.claims.statistics import last, parts, show_interval, show_rate, tuned, where
 from experiments.config import Positive
 from experiments.data import Dataset, Split
-from experiments.measuring import product, whole_sweep
+from experiments.measuring import whole_sweep
 
 LOSS = jills.losses.softmax_cross_entropy
 NUM_BINS = 15
@@ -98,7 +98,7 @@ def measure(config: Config, folder: str, name: str, family: str, method: str, ta
     else:
         algorithm = jills.ills.build(network, LOSS, jills.solvers.qr, target=target)
         axes, steps = {"learning_rate": config.rho, "ridge": config.ridge}, config.ills_steps
-    rows = record(algorithm, product(type(algorithm.defaults), **axes), dataset, config, steps)
+    rows = record(algorithm, jills.product(type(algorithm.defaults), **axes), dataset, config, steps)
     labels = {"data": f"{name} {'-'.join(map(str, network.sizes))}", "family": family, "method": method}
     return [labels | row for row in rows]
 
@@ -131,7 +131,12 @@ def record(algorithm: jills.Algorithm, hparams: Any, dataset: Dataset, config: C
         known = {name: np.asarray(values, float) for name, values in measures.items()}
         ended = "ended" if step + every > num_steps else None  # marks the last moment
         for h, s in np.ndindex(*known["loss"].shape):
-            row = {"learning_rate": float(hparams.learning_rate[h]), "seed": s, "step": step, "seconds": used}
+            row = {
+                "learning_rate": float(rates_of(hparams, len(known["loss"]))[h]),
+                "seed": s,
+                "step": step,
+                "seconds": used,
+            }
             rows.append(row | {name: float(values[h, s]) for name, values in known.items()} | {"status": ended})
     return rows
 

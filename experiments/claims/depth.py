@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 import jills
 from experiments import figures
-from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, compared, keys_of, train
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, compared, keys_of, rates_of, train
 from experiments.claims.statistics import last, median_interval, parts, show_interval, tuned, where
 from experiments.config import Positive
 from experiments.figures import NAMES
@@ -63,7 +63,7 @@ def measure(config: Config, depth: int, name: str, algorithm: jills.Algorithm, h
     steps = config.adam_steps if name == "adam" else config.num_steps
     rows = train(name, algorithm, hparams, task, keys, steps, depth=depth)
     moved = np.asarray(layer_updates(algorithm, min(FIRST_STEPS, steps), hparams, task, keys))
-    index = {float(rate): h for h, rate in enumerate(hparams.learning_rate)}
+    index = {float(rate): h for h, rate in enumerate(rates_of(hparams, len(moved)))}
     for row in rows:
         if row["step"] == steps:
             each = moved[index[row["learning_rate"]], row["seed"]]

@@ -21,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 
 import jills
 from experiments import figures
-from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, compared, keys_of
+from experiments.claims.base import ClaimConfig, Experiment, Piece, Row, compared, keys_of, rates_of
 from experiments.claims.drawing import draw_seeds
 from experiments.claims.statistics import best_of, parts, show_interval, where
 from experiments.config import Positive
@@ -80,10 +80,11 @@ def measure(config: Config, name: str, algorithm: jills.Algorithm, hparams) -> l
         task = jax.tree_util.Partial(partial(problem, network, config.dtype), np.asarray(noise, config.dtype))
         result = whole_sweep(algorithm, hparams, task, keys, steps, steps)
         learned = jax.tree.map(np.asarray, result.state.best_params)
+        rates = rates_of(hparams, result.state.loss.shape[0])
         for h, s in np.ndindex(result.state.loss.shape):
             pair = [jax.tree.map(lambda leaf, at=at: leaf[at], tree) for tree, at in ((learned, (h, s)), (truths, s))]
             row = {"net": "-".join(map(str, network.sizes)), "noise": noise, "algorithm": name, "seed": s}
-            row |= {"learning_rate": float(hparams.learning_rate[h]), "loss": float(result.state.best_loss[h, s])}
+            row |= {"learning_rate": float(rates[h]), "loss": float(result.state.best_loss[h, s])}
             rows.append(row | {"distance": distance(*pair)})
     return rows
 

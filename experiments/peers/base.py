@@ -14,7 +14,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import jills
-from experiments.measuring import clock, num_cores
+from experiments.measuring import clock
+from jills.training import num_cores
 
 TRIAL_SECONDS = 0.2  # of finding out how many threads are best; more where one call takes longer
 JACOBIAN_BYTES = 2e9  # a peer whose matrices would be larger is not run

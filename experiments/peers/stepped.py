@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -32,6 +33,23 @@ class Method(Protocol):
     def step(self, hparams: Any, state: Any, batch: jills.Batch) -> Any:
         """One step on the rows of the batch."""
         ...
+
+
+@dataclass(frozen=True)
+class JillsMethod:
+    """An algorithm of jills as a method, in the loop of `jills.run`: its batch is as `prepare` would leave it."""
+
+    algorithm: jills.Algorithm
+
+    def start(self, hparams, params, batch):
+        """The algorithm's own start."""
+        return self.algorithm.unchecked_init(params, batch)
+
+    def step(self, hparams, state, batch):
+        """The algorithm's own step."""
+        state, info = self.algorithm.advance(hparams, state, batch)
+        result = jnp.where(info.finite, results.RUNNING, results.NON_FINITE).astype(jnp.int32)
+        return state._replace(result=result)
 
 
 def first_state(params: jills.Params, inner: Any, loss: jax.Array) -> jills.State:

@@ -1,36 +1,16 @@
 """What jills itself brings, behind the signature of its peers: on the same clock, in the same loop."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-
-import jax.numpy as jnp
 
 import jills
 from experiments.peers import epochs, stepped
 from experiments.peers.base import Budget, Peer, Problem, Trace, is_least_squares
-from experiments.peers.stepped import in_dtype
+from experiments.peers.stepped import JillsMethod, in_dtype
 
 MINIBATCH_ROWS, MINIBATCH_PRODUCTS = 2048, 3
 ILLS_WORK = 2e10  # multiplications of a step's QR decompositions; some seconds
-
-
-@dataclass(frozen=True)
-class JillsMethod:
-    """An algorithm of jills as a `stepped.Method` that keeps the activations between its steps."""
-
-    algorithm: jills.Algorithm
-
-    def start(self, hparams, params, batch):
-        """The algorithm's own start."""
-        return self.algorithm.unchecked_init(params, batch)
-
-    def step(self, hparams, state, batch):
-        """The algorithm's own step."""
-        state, info = self.algorithm.step(hparams, state, batch)
-        result = jnp.where(info.finite, jills.results.RUNNING, jills.results.NON_FINITE).astype(jnp.int32)
-        return state._replace(result=result)
 
 
 def run(problem: Problem, budget: Budget, build: Callable[[Problem], jills.Algorithm]) -> Trace:
@@ -42,7 +22,7 @@ def run(problem: Problem, budget: Budget, build: Callable[[Problem], jills.Algor
 def for_minibatches(network: jills.Network, loss: jills.Loss) -> jills.Algorithm:
     """Gauss–Newton for minibatches of `MINIBATCH_ROWS`, three products a step."""
     solver = jills.ConjugateGradients(max_steps=MINIBATCH_PRODUCTS)
-    return jills.gauss_newton.build(network, loss=loss, solver=solver, full_batch=False)
+    return jills.gauss_newton.build(network, loss=loss, linear_solver=solver, full_batch=False)
 
 
 def minibatch_gauss_newton(problem: Problem, budget: Budget) -> Trace:

@@ -11,28 +11,10 @@ import optax
 import jills
 from experiments.peers import epochs, stepped
 from experiments.peers.base import Budget, Peer, Problem, Trace, true_loss
-from experiments.peers.stepped import in_dtype, standard_jax
+from experiments.peers.stepped import JillsMethod, in_dtype, standard_jax
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 BATCH_SIZES = (128, 256)
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """An algorithm of jills as a `stepped.Method`."""
-
-    algorithm: jills.Algorithm
-
-    def start(self, hparams, params, batch):
-        """The algorithm's own start."""
-        return self.algorithm.unchecked_init(params, batch)._replace(activations=())
-
-    def step(self, hparams, state, batch):
-        """The algorithm's own step. It does not use the activations, so they need not be carried along."""
-        stand_in = (jnp.zeros_like(batch.targets),)
-        state, info = self.algorithm.step(hparams, state._replace(activations=stand_in), batch)
-        result = jnp.where(info.finite, jills.results.RUNNING, jills.results.NON_FINITE).astype(jnp.int32)
-        return state._replace(activations=(), result=result)
 
 
 class AdamState(NamedTuple):
@@ -99,7 +81,7 @@ class Lbfgs:
 
 def adam(problem: Problem, budget: Budget, learning_rate: float) -> Trace:
     """Adam on all rows. The rates share what is compiled, so only the first one run shows its time."""
-    method = Stepped(jills.adam.build(problem.network, loss=problem.loss))
+    method = JillsMethod(jills.adam.build(problem.network, loss=problem.loss))
     return stepped.run(method, in_dtype(jills.adam.Hparams(learning_rate), problem.params), problem, budget)
 
 

@@ -92,7 +92,7 @@ def builders() -> dict[str, Callable[[jills.Network], jills.Algorithm]]:
     five = jills.ConjugateGradients(ITERATIONS, 0.0)
     return {
         f"gauss_newton, {ITERATIONS} CG": lambda network: jills.gauss_newton.build(
-            network, solver=five, blocks=jills.gauss_newton.one_by_one(network)
+            network, linear_solver=five, blocks=jills.gauss_newton.one_by_one(network)
         ),
         "gauss_newton": lambda network: jills.gauss_newton.build(network),
         "adam": lambda network: jills.adam.build(network),

@@ -213,7 +213,7 @@ def prepare(algorithm: jills.Algorithm, task: Partial, point: Point, limits: Lim
         count = _clip(limits.seconds / compiled.first_seconds, limits.max_steps)
         return about, lambda: measuring.clock(partial(compiled.run, count))[0] / count
     # On a CPU members wait as states while a core steps one of them; elsewhere all step at once.
-    at_once = measuring.num_cores() if jax.local_devices()[0].platform == "cpu" else point.members
+    at_once = jills.training.num_cores() if jax.local_devices()[0].platform == "cpu" else point.members
     about["peak_bytes"] = point.members * kept + min(at_once, point.members) * temporary
     expected = point.members * compiled.first_seconds / at_once
     if expected > limits.longest:

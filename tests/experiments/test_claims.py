@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import jills
-from experiments import measuring
 from experiments.claims import __main__ as claims
 from experiments.claims import base, ground_truth, html_report, stability, statistics
 from experiments.claims.__main__ import EXPERIMENTS
@@ -24,7 +23,7 @@ CONFIG = 'title = "a toy"\nseeds = 3\n\n[quick]\nseeds = 2\n'
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory, compile_fast):
+def quick(tmp_path_factory):
     """The results of everything at toy size."""
     results = tmp_path_factory.mktemp("claims")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -238,7 +237,7 @@ def test_checkpoints_hold_the_ends(num_steps, points):
 
 
 def test_a_product_is_all_combinations():
-    hparams = measuring.product(jills.ills.Hparams, learning_rate=[0.1, 0.2], ridge=[0.0, 1.0, 2.0])
+    hparams = jills.product(jills.ills.Hparams, learning_rate=[0.1, 0.2], ridge=[0.0, 1.0, 2.0])
     pairs = set(zip(hparams.learning_rate.tolist(), hparams.ridge.tolist(), strict=True))
     assert pairs == set(product([0.1, 0.2], [0.0, 1.0, 2.0]))
 

@@ -13,8 +13,6 @@ import jills
 from experiments.peers import PEERS, Budget, Problem, base, choose, epochs, stepped, with_optax, with_sklearn
 from experiments.peers.base import Enough, Peer, Recorder, Trace, jacobian, residuals, start_loss, to_params, true_loss
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 NAMES = [peer.name for peer in PEERS]
 # Of peers that differ in a number only, one is enough; the others would compile the same again.
 ONE_OF_EACH = [

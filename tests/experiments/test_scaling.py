@@ -13,7 +13,7 @@ import jills
 from experiments import measuring
 from experiments.studies import arithmetic, hard_problems, many_networks, minibatches, robustness, scaling
 
-pytestmark = pytest.mark.usefixtures("compile_fast", "usual_jax")
+pytestmark = pytest.mark.usefixtures("usual_jax")
 
 SIZES, ROWS = (3, 5, 2), 11
 
@@ -77,7 +77,7 @@ def test_householder_counts_reflections(shape):
 def test_gauss_newton_is_what_its_iterations_multiply(sizes):
     network, params, batch = start(sizes)
     blocks = jills.gauss_newton.default_blocks(network)
-    algorithm = jills.gauss_newton.build(network, solver=jills.ConjugateGradients(), blocks=blocks)
+    algorithm = jills.gauss_newton.build(network, linear_solver=jills.ConjugateGradients(), blocks=blocks)
     paper = arithmetic.gauss_newton(sizes, ROWS, 1, blocks, 0)
     # The inverses are opaque calls; those of the output layer alone, then of all layers.
     counted = sum(arithmetic.inverse(size) for size in (6, sizes[2], 6, sizes[2], 4, 5))
