@@ -130,13 +130,9 @@ def record(algorithm: jills.Algorithm, hparams: Any, dataset: Dataset, config: C
         measures = {"loss": state.loss} | judge(state.params)
         known = {name: np.asarray(values, float) for name, values in measures.items()}
         ended = "ended" if step + every > num_steps else None  # marks the last moment
+        rates = rates_of(hparams, len(known["loss"]))
         for h, s in np.ndindex(*known["loss"].shape):
-            row = {
-                "learning_rate": float(rates_of(hparams, len(known["loss"]))[h]),
-                "seed": s,
-                "step": step,
-                "seconds": used,
-            }
+            row = {"learning_rate": float(rates[h]), "seed": s, "step": step, "seconds": used}
             rows.append(row | {name: float(values[h, s]) for name, values in known.items()} | {"status": ended})
     return rows
 

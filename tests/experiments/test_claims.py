@@ -236,12 +236,6 @@ def test_checkpoints_hold_the_ends(num_steps, points):
     assert np.all(np.diff(steps) > 0)
 
 
-def test_a_product_is_all_combinations():
-    hparams = jills.product(jills.ills.Hparams, learning_rate=[0.1, 0.2], ridge=[0.0, 1.0, 2.0])
-    pairs = set(zip(hparams.learning_rate.tolist(), hparams.ridge.tolist(), strict=True))
-    assert pairs == set(product([0.1, 0.2], [0.0, 1.0, 2.0]))
-
-
 def test_the_tuned_rate_has_the_lowest_median_at_the_end():
     rows = [
         {"net": "a", "learning_rate": rate, "seed": seed, "loss": loss, "status": status}
