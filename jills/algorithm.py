@@ -140,8 +140,13 @@ class Algorithm(ABC):
 
     def unchecked_init(self, params: Params, batch: Batch) -> State:
         """`init` without its checks, for callers that have made them (and would warn twice)."""
+        return self.begin(params, batch)[0]
+
+    def begin(self, params: Params, batch: Batch) -> tuple[State, Batch]:
+        """The state before the first step, and the batch prepared for steps; see `resume` for later ones."""
         state = self.blank(params, batch)
-        return self._anew(state, prepare(batch, state.loss.dtype), fingerprint(batch, state.loss.dtype))
+        prepared = prepare(batch, state.loss.dtype)
+        return self._anew(state, prepared, fingerprint(batch, state.loss.dtype)), prepared
 
     def blank(self, params: Params, batch: Batch) -> State:
         """A state of the right shapes that has not seen the batch."""

@@ -10,7 +10,7 @@ from jills.types import Batch
 
 def prepare(batch: Batch, dtype) -> Batch:
     """The batch in a dtype, with weights of sum one, and zeros in the rows of weight zero (they may hold NaN)."""
-    inputs, targets = (jnp.asarray(array).astype(dtype) for array in batch[:2])
+    inputs, targets = (jnp.asarray(array, dtype) for array in batch[:2])
     if batch.weights is None:
         return Batch(inputs, targets)
     weights = _relative(batch.weights).astype(dtype)
@@ -44,7 +44,7 @@ def fingerprint(batch: Batch, dtype) -> jax.Array:
     total = jnp.zeros((), jnp.uint32)
     for salt, array in enumerate(batch):
         if array is not None:
-            bits = _bits(jnp.asarray(array).astype(dtype))
+            bits = _bits(jnp.asarray(array, dtype))
             place = lax.iota(jnp.uint32, bits.size)
             total = total + jnp.sum(_mix(bits + np.uint32(0x9E3779B9) * (place + _seed(salt, array))), dtype=jnp.uint32)
     return total | np.uint32(1)

@@ -100,4 +100,4 @@ def as_columns(hparams: Hparams) -> tuple[int, Hparams]:
 
 def cast(tree: Any, dtype: Any) -> Any:
     """Every leaf as an array of a dtype."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), tree)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)

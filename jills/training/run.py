@@ -68,8 +68,8 @@ def as_partial(function: Callable) -> Partial:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _run(algorithm, num_steps, hparams, start, batch, stop, metrics):
-    state = start if isinstance(start, State) else algorithm.blank(start, batch)
-    state, batch = algorithm.resume(state, batch)
+    resuming = isinstance(start, State)
+    state, batch = algorithm.resume(start, batch) if resuming else algorithm.begin(start, batch)
     return scan(algorithm, num_steps, hparams, state, batch, stop, metrics, jnp.asarray(num_steps, jnp.int32))
 
 
