@@ -85,6 +85,10 @@ class Algorithm(ABC):
         """What the algorithm keeps between steps, before the first one: `state.inner`."""
         return ()
 
+    def study(self, batch: Batch) -> Any:
+        """What `evaluate` and `update` receive in place of a prepared batch: more fields, known once for all steps."""
+        return batch
+
     @abstractmethod
     def update(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Any]:
         """The state with new `params` (and `inner`), and `Info.detail`.
@@ -145,7 +149,7 @@ class Algorithm(ABC):
     def begin(self, params: Params, batch: Batch) -> tuple[State, Batch]:
         """The state before the first step, and the batch prepared for steps; see `resume` for later ones."""
         state = self.blank(params, batch)
-        prepared = prepare(batch, state.loss.dtype)
+        prepared = self._ready(batch, state.loss.dtype)
         return self._anew(state, prepared, fingerprint(batch, state.loss.dtype)), prepared
 
     def blank(self, params: Params, batch: Batch) -> State:
@@ -171,10 +175,13 @@ class Algorithm(ABC):
         anew: loss and activations, and `best_*` and `result` start from them. `inner` and `step` go on.
         """
         dtype = state.loss.dtype
-        mark, prepared = fingerprint(batch, dtype), prepare(batch, dtype)
+        mark, prepared = fingerprint(batch, dtype), self._ready(batch, dtype)
         state = self._in_shape(state, batch)
         known = state.fingerprint == mark
         return lax.cond(known, lambda: state, lambda: self._anew(state, prepared, mark)), prepared
+
+    def _ready(self, batch, dtype):
+        return self.study(prepare(batch, dtype))
 
     def _anew(self, state, prepared, mark):
         state = self.evaluate(state, prepared)
@@ -190,7 +197,7 @@ class Algorithm(ABC):
     def observe(self, state: State, batch: Batch) -> State:
         """The state of the same parameters seen on a batch; on other rows `best_*` and `result` start anew."""
         dtype = state.loss.dtype
-        mark, prepared = fingerprint(batch, dtype), prepare(batch, dtype)
+        mark, prepared = fingerprint(batch, dtype), self._ready(batch, dtype)
         state = self._in_shape(state, batch)
         known = state.fingerprint == mark
         kept, fresh = keep_best(self.evaluate(state, prepared)), self._anew(state, prepared, mark)
@@ -214,7 +221,7 @@ class Algorithm(ABC):
         if self.full_batch:
             state, batch = self.resume(state, batch)
         else:  # its losses belong to no one batch
-            batch = prepare(batch, state.loss.dtype)
+            batch = self._ready(batch, state.loss.dtype)
             state = self._in_shape(state, batch)._replace(fingerprint=jnp.zeros_like(state.fingerprint))
         return self.advance(cast(hparams, state.loss.dtype), state, batch)
 

@@ -64,9 +64,9 @@ def _by_rows(solver, model, jacobian, shift):
     """For squared error: the rows of the Jacobian, and those of the decay below them."""
     objective, linear = model.objective, model.linear
     k, p, n = jacobian.shape
-    root = jnp.sqrt(objective.weights * (2.0 / k))[None, :]
+    root = jnp.sqrt(objective.rows.omega * (2.0 / k))[None, :]
     rows = jnp.moveaxis(root[:, None] * jacobian, 1, 2).reshape(k * n, p)
-    right = (root * (objective.batch.targets.T - linear.current.prediction)).reshape(k * n)
+    right = (root * (objective.rows.targets.T - linear.current.prediction)).reshape(k * n)
     basis = jax.vmap(lambda row: flatten(linear.to_params(unflatten(row, model.gradient))))(
         jnp.eye(p, dtype=rows.dtype)
     )

@@ -14,7 +14,7 @@ from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import LARGEST_DAMPING, Damping, follow, undisturbed
 from jills.gauss_newton.line_search import Position, backtrack
 from jills.gauss_newton.linearization import Block
-from jills.gauss_newton.model import Model, Objective
+from jills.gauss_newton.model import Model, Objective, Rows
 from jills.gauss_newton.solve import Automatic, propose
 from jills.hparams import Limit, by_keyword
 from jills.linalg import add
@@ -72,9 +72,13 @@ class FullBatch(Algorithm):
     def _ends_with_all_layers(self):
         return self.blocks[-1] == (0, self.network.num_layers - 1)
 
-    def update(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Detail]:
+    def study(self, batch: Batch) -> Rows:
+        """The inputs, centred and scaled, once for all steps."""
+        return Rows.of(batch)
+
+    def update(self, hparams: Any, state: State, batch: Any) -> tuple[State, Detail]:
         """Every block in turn; the line searches know the loss of the new parameters already."""
-        objective = Objective.of(self.network, self.loss, batch, hparams.weight_decay)
+        objective = Objective(self.network, self.loss, batch, hparams.weight_decay)
         matrices = linearization.stack(state.params)
         current = objective.forward(matrices)
         start = position = Position(matrices, current, state.loss, state.loss + objective.penalty(matrices))

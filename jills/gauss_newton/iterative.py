@@ -14,7 +14,6 @@ from jills.gauss_newton.linearization import Block, Pass
 from jills.gauss_newton.model import Model, Objective, one_sensitivity, roots_of
 from jills.linalg import Vector, add, dot
 from jills.network import Network
-from jills.types import Batch
 
 Preconditioners = dict[int, Preconditioner]
 """Of some layers, by their number; blocks and steps may share them."""
@@ -54,8 +53,8 @@ def _factors(objective: Objective, linear: LinearBlock, roots):
     few = kronecker.rows_for_g(n, k)
     part, current = objective, linear.current
     if few is not None:
-        batch = Batch(objective.batch.inputs[few], objective.batch.targets[few])
-        part = objective._replace(batch=batch, weights=objective.weights[few])
+        rows = objective.rows
+        part = objective._replace(rows=rows._replace(targets=rows.targets[few], omega=rows.omega[few]))
         current = jax.tree.map(lambda leaf: leaf[:, few], current)
     if roots is not None:
         sensitivity = [_columns(root, few)[None] for root in roots]
@@ -66,8 +65,8 @@ def _factors(objective: Objective, linear: LinearBlock, roots):
     found = []
     for below, one, other in zip(linear.below, sensitivity, curved, strict=True):
         many = kronecker.rows_for_a(n, below.shape[0])
-        weights = objective.weights if many is None else objective.weights[many]
-        found.append(kronecker.factors(_columns(below, many), weights, _columns(below, few), one, other, part.weights))
+        omega = objective.rows.omega if many is None else objective.rows.omega[many]
+        found.append(kronecker.factors(_columns(below, many), omega, _columns(below, few), one, other, part.rows.omega))
     return found
 
 

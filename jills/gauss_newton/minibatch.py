@@ -26,7 +26,7 @@ from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import Damping, back_off, undisturbed
 from jills.gauss_newton.full_batch import Detail
 from jills.gauss_newton.linearization import Block
-from jills.gauss_newton.model import Model, Objective
+from jills.gauss_newton.model import Model, Objective, Rows
 from jills.gauss_newton.solve import Automatic, propose
 from jills.hparams import Limit, by_keyword
 from jills.network import Network
@@ -112,7 +112,7 @@ class Minibatch(Algorithm):
 
     def update(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Detail]:
         """One step from the direction of this batch."""
-        objective = Objective.of(self.network, self.loss, batch, hparams.weight_decay)
+        objective = Objective(self.network, self.loss, Rows.of(batch), hparams.weight_decay)
         matrices = linearization.stack(state.params)
         current = objective.forward(matrices)
         value = objective.loss_of(current.prediction) + objective.penalty(matrices)

@@ -25,31 +25,39 @@ from jills.network import Network
 from jills.types import Batch
 
 
+class Rows(NamedTuple):
+    """A prepared batch, with what is known of it before any step."""
+
+    inputs: jax.Array  # (n, d)
+    targets: jax.Array  # (n, k)
+    weights: jax.Array | None  # (n,), sum 1; None: all alike
+    omega: jax.Array  # ω, (n,), the weights in any case
+    scaling: Scaling  # of the inputs
+    scaled_inputs: jax.Array  # A' of the first layer, (d + 1, n)
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Rows":
+        """Those of a prepared batch."""
+        inputs, omega = batch.inputs.T, uniform_weights(batch)
+        scaling = Scaling.of(inputs, omega)
+        return cls(*batch, omega, scaling, scaling.below(linearization.with_ones(inputs)))
+
+
 class Objective(NamedTuple):
     """`loss + ½ δ ‖θ‖²` on a batch; its arrays are features × rows, as everywhere in this wing."""
 
     network: Network
     loss: Loss
-    batch: Batch  # prepared
-    weights: jax.Array  # ω, (n,), sum 1
+    rows: Rows
     decay: jax.Array  # δ, ()
-    scaling: Scaling  # of the inputs
-    scaled_inputs: jax.Array  # A' of the first layer, (d + 1, n)
-
-    @classmethod
-    def of(cls, network: Network, loss: Loss, batch: Batch, decay: jax.Array) -> "Objective":
-        """That of a prepared batch."""
-        inputs, weights = batch.inputs.T, uniform_weights(batch)
-        scaling = Scaling.of(inputs, weights)
-        return cls(network, loss, batch, weights, decay, scaling, scaling.below(linearization.with_ones(inputs)))
 
     def forward(self, matrices: Sequence[jax.Array]) -> Pass:
         """The forward pass of parameters `θ^l`."""
-        return linearization.forward(self.network, matrices, self.batch.inputs.T)
+        return linearization.forward(self.network, matrices, self.rows.inputs.T)
 
     def loss_of(self, prediction: jax.Array) -> jax.Array:
         """The loss of a prediction `(k, n)`, `()`."""
-        return self.loss(prediction.T, self.batch.targets, self.batch.weights)
+        return self.loss(prediction.T, self.rows.targets, self.rows.weights)
 
     def penalty(self, matrices: Sequence[jax.Array]) -> jax.Array:
         """`½ δ ‖θ‖²`, `()`."""
@@ -59,11 +67,11 @@ class Objective(NamedTuple):
 
     def slope(self, prediction: jax.Array) -> jax.Array:
         """`ω_n ∂ loss_n / ∂ h_n`, `(k, n)`."""
-        return self._weigh(self.loss.gradient(prediction.T, self.batch.targets).T)
+        return self._weigh(self.loss.gradient(prediction.T, self.rows.targets).T)
 
     def curve(self, prediction: jax.Array, vectors: jax.Array) -> jax.Array:
         """`ω_n Λ_n v_n`, all `(k, n)`."""
-        return self._weigh(self.loss.curvature_product(prediction.T, self.batch.targets, vectors.T).T)
+        return self._weigh(self.loss.curvature_product(prediction.T, self.rows.targets, vectors.T).T)
 
     def curve_all(self, prediction: jax.Array, sensitivity: jax.Array) -> jax.Array:
         """`ω_n Λ_n S_n` for `S` `(k, j, n)`."""
@@ -71,7 +79,8 @@ class Objective(NamedTuple):
 
     def _weigh(self, values):
         """`ω_n v_n` for `(k, n)`, and zero in rows of weight zero, whatever they hold."""
-        return jnp.where(self.weights[None, :] > 0, self.weights[None, :] * values, jnp.zeros_like(values))
+        omega = self.rows.omega[None, :]
+        return jnp.where(omega > 0, omega * values, jnp.zeros_like(values))
 
     def is_quadratic(self, block: Block) -> bool:
         """Whether it is exactly quadratic in a block: the output layer, identity and squared error."""
@@ -88,9 +97,9 @@ class Objective(NamedTuple):
         # Inputs may come in any units; and an exact solve must not drown in rounding where activations can be huge.
         first, scaling, below = block[0], None, current.below
         if first == 0:
-            scaling, below = self.scaling, (self.scaled_inputs, *below[1:])
+            scaling, below = self.rows.scaling, (self.rows.scaled_inputs, *below[1:])
         elif self.is_quadratic(block) and not np.all(np.isfinite(self.network.activations[first - 1].range)):
-            scaling = Scaling.of(below[first][:-1], self.weights)
+            scaling = Scaling.of(below[first][:-1], self.rows.omega)
             below = (*below[:first], scaling.below(below[first]), *below[first + 1 :])
         return LinearBlock(block, tuple(matrices), current._replace(below=below), scaling)
 

@@ -43,7 +43,7 @@ class Automatic:
         if objective.is_quadratic(block):
             return False
         params = objective.num_params(block)
-        entries = objective.batch.inputs.shape[0] * objective.network.sizes[-1] * params
+        entries = objective.rows.inputs.shape[0] * objective.network.sizes[-1] * params
         return params <= self.limit and (entries <= MOST_ENTRIES or math.isinf(self.limit))
 
     def is_preconditioned(self, objective: Objective, block: Block) -> bool:

@@ -13,7 +13,7 @@ import jills
 from jills import activations, gauss_newton, losses, solvers
 from jills.batches import prepare
 from jills.gauss_newton import linearization
-from jills.gauss_newton.model import Model, Objective
+from jills.gauss_newton.model import Model, Objective, Rows
 from jills.gauss_newton.solve import as_automatic, propose
 
 BLOCKS = ((1, 1), (0, 0), (0, 1))
@@ -49,7 +49,7 @@ def draw(sizes):
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def proposals(network, loss, blocks, linear_solver, params, batch, decay, damping):
     """What each block would do from the same parameters, and its gradient in them."""
-    objective = Objective.of(network, loss, prepare(batch, "float64"), decay)
+    objective = Objective(network, loss, Rows.of(prepare(batch, "float64")), decay)
     matrices = linearization.stack(params)
     models = [Model.of(objective, block, matrices, objective.forward(matrices)) for block in blocks]
     solver = as_automatic(linear_solver)
