@@ -139,7 +139,8 @@ def printable(summary: pd.DataFrame) -> pd.DataFrame:
     shown = {"algorithm": list(summary["algorithm"])}
     for name in (*varied, *medians, *statuses, "ms_per_member_step"):
         digits = "{:.0%}" if name in statuses else "{:.3g}"
-        shown[name.removesuffix("_median")] = [digits.format(value) for value in summary[name]]
+        known = zip(summary[name], summary[name].notna(), strict=True)
+        shown[name.removesuffix("_median")] = [digits.format(value) if there else "" for value, there in known]
     return pd.DataFrame(shown)
 
 

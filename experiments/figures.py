@@ -16,7 +16,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from experiments.data import Dataset
-from experiments.records import quartiles, write_whole
+from experiments.records import quartiles
+from jills.training import write_whole
 
 
 class Look(NamedTuple):

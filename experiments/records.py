@@ -2,12 +2,11 @@
 
 import json
 import platform
-from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ import xarray as xr
 
 import jills
 from experiments.config import Config, Table
-from jills.training import num_cores
+from jills.training import num_cores, write_whole
 
 
 class Outcome(NamedTuple):
@@ -171,14 +170,6 @@ def write_results(folder: Path, dataset: xr.Dataset, summary: pd.DataFrame) -> N
     """`results.nc` (open with `xarray.open_dataset`) and `summary.csv`."""
     summary.to_csv(folder / "summary.csv", index=False)
     write_whole(folder / "results.nc", partial(dataset.to_netcdf, engine="h5netcdf"))
-
-
-def write_whole(path: Path, save: Callable[[Path], Any]) -> None:
-    """Saves by way of a file beside it, so that `path` is never half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")  # its suffix tells some what to write
-    save(unfinished)
-    unfinished.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:

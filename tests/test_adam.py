@@ -1,4 +1,4 @@
-"""The baseline is Optax's Adam, update by update, and others come through the same door."""
+"""The baseline is Optax's Adam, update by update, and others take the same step."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_adam_is_that_of_optax(key):
         np.testing.assert_allclose(given, wanted, rtol=1e-10)
 
 
-def test_another_optimizer_through_the_same_door(key):
+def test_another_optimizer_behind_the_same_step(key):
     params, batch = problem(key)
     state, _ = jills.run(SGD.algorithm, SGD.hparams, params, batch, 5)
     expected = reference(optax.sgd(0.05, momentum=0.9), params, batch, 5)

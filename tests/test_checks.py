@@ -1,4 +1,4 @@
-"""What is refused, and in which words, through the doors that people use; and what is taken all the same."""
+"""What is refused, and in which words, through the entries that people use; and what is taken all the same."""
 
 import itertools
 import re
@@ -44,7 +44,7 @@ def changed(array, place, value) -> Any:
     return array
 
 
-# The doors: each takes a batch (and params) to where it is checked.
+# The entries: each takes a batch (and params) to where it is checked.
 
 
 def init(batch, params=None, algorithm=ILLS):
@@ -61,7 +61,7 @@ def sweep(batch, params=None, algorithm=ILLS):
     return jills.sweep(algorithm, algorithm.defaults, lambda key: (params, batch), KEY[None], 5)
 
 
-doors = pytest.mark.parametrize("door", [init, run, sweep])
+entries = pytest.mark.parametrize("entry", [init, run, sweep])
 
 GOOD = make_batch()
 BAD_BATCHES = {
@@ -108,12 +108,12 @@ BAD_BATCHES = {
 }
 
 
-@doors
+@entries
 @pytest.mark.parametrize("name", BAD_BATCHES)
-def test_a_bad_batch_is_refused_at_every_door(door, name):
+def test_a_bad_batch_is_refused_at_every_entry(entry, name):
     batch, message = BAD_BATCHES[name]
     with pytest.raises(ValueError, match=re.escape(message)):
-        door(batch)
+        entry(batch)
 
 
 @pytest.mark.parametrize("name", ["one-dimensional targets", "a NaN input"])
@@ -123,14 +123,14 @@ def test_jax_arrays_are_checked_like_those_of_numpy(name):
         init(jax.tree.map(jnp.asarray, batch))
 
 
-def test_a_state_to_go_on_from_does_not_open_another_door():
+def test_a_state_to_go_on_from_does_not_open_another_entry():
     state, _ = run(GOOD)
     batch, message = BAD_BATCHES["a NaN input"]
     with pytest.raises(ValueError, match=message):
         run(batch, state)
 
 
-@doors
+@entries
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -149,9 +149,9 @@ def test_a_state_to_go_on_from_does_not_open_another_door():
     ],
     ids=["float16", "integers", "mixed", "another width", "a layer missing"],
 )
-def test_bad_params_are_refused_at_every_door(door, params, message):
+def test_bad_params_are_refused_at_every_entry(entry, params, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        door(GOOD, params)
+        entry(GOOD, params)
 
 
 # Numbers
@@ -200,7 +200,7 @@ def test_the_ends_of_the_intervals_are_allowed():
     ADAM.check(jills.adam.Hparams(1e-30, b1=0.0, b2=0.0, eps=0.0))
 
 
-@pytest.mark.parametrize("door", [jills.grid, jills.sweep])
+@pytest.mark.parametrize("entry", [jills.grid, jills.sweep])
 @pytest.mark.parametrize(
     "hparams",
     [
@@ -210,20 +210,20 @@ def test_the_ends_of_the_intervals_are_allowed():
     ],
     ids=["unequal lengths", "two axes", "none"],
 )
-def test_hparams_of_unequal_lengths_are_refused(door, hparams):
+def test_hparams_of_unequal_lengths_are_refused(entry, hparams):
     with pytest.raises(ValueError, match=r"the leaves of hparams have shapes .*a scalar, shared by all, or \(H,\)"):
-        enter(door, hparams, KEY[None])
+        enter(entry, hparams, KEY[None])
 
 
-@pytest.mark.parametrize("door", [jills.grid, jills.sweep])
+@pytest.mark.parametrize("entry", [jills.grid, jills.sweep])
 @pytest.mark.parametrize("keys", [jax.random.split(KEY, 0), KEY, jax.random.split(KEY, (2, 3))])
-def test_keys_that_are_no_list_of_keys_are_refused(door, keys):
+def test_keys_that_are_no_list_of_keys_are_refused(entry, keys):
     with pytest.raises(ValueError, match=re.escape(f"keys have shape {keys.shape}, but must be (S,) with S ≥ 1: jax")):
-        enter(door, jills.adam.Hparams(), keys)
+        enter(entry, jills.adam.Hparams(), keys)
 
 
-def enter(door, hparams, keys):
-    if door is jills.grid:
+def enter(entry, hparams, keys):
+    if entry is jills.grid:
         return jills.grid(lambda hparams, key: hparams.learning_rate, hparams, keys)
     return jills.sweep(ADAM, hparams, lambda key: (make_params(), GOOD), keys, 5)
 
@@ -255,21 +255,21 @@ BOUNDED = jills.ills.build(Network((3, 2), output=activations.tanh))
 FAR = GOOD._replace(targets=changed(changed(GOOD.targets, (2, 0), 1.0), 5, -1.5))
 
 
-@doors
-def test_targets_outside_the_image_of_the_output_are_counted(door):
+@entries
+def test_targets_outside_the_image_of_the_output_are_counted(entry):
     message = "3 of 22 targets lie outside the range (-1, 1) of the output activation and were projected into it"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        door(FAR, algorithm=BOUNDED)
+        entry(FAR, algorithm=BOUNDED)
     assert [warning.category for warning in caught] == [UserWarning]
     assert message in str(caught[0].message)
     assert "scale the targets, or give the network output=jills.activations.identity" in str(caught[0].message)
 
 
-@pytest.mark.parametrize("door", [init, run])
-def test_the_warning_points_at_the_line_that_called(door):
+@pytest.mark.parametrize("entry", [init, run])
+def test_the_warning_points_at_the_line_that_called(entry):
     with pytest.warns(UserWarning, match="3 of 22 targets") as caught:
-        door(FAR, algorithm=BOUNDED)
+        entry(FAR, algorithm=BOUNDED)
     assert caught[0].filename == __file__
 
 

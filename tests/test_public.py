@@ -43,7 +43,7 @@ LAYERS = [
     {"training"},
     {"__init__"},
 ]
-"""Rooms of jills from the ground up: imports go down only."""
+"""Modules of jills from the ground up: imports go down only."""
 WINGS = {
     "gauss_newton": [
         {"linearization", "damping"},
@@ -63,7 +63,7 @@ WINGS = {
         {"__init__"},
     ],
 }
-"""The same inside each wing. Outside, nothing but its tests imports a wing's rooms."""
+"""The same inside each wing. Outside, nothing but its tests imports a wing's modules."""
 
 
 def find(path) -> Any:
@@ -121,14 +121,14 @@ def place(path):
 
 
 def check_ranks(layers, name, imported):
-    rank = {room: level for level, rooms in enumerate(layers) for room in rooms}
+    rank = {module: level for level, modules in enumerate(layers) for module in modules}
     assert name in rank, f"{name} has no place in LAYERS or WINGS"
     for other in imported - {name}:
         assert rank[other] < rank[name], f"{name} imports {other}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jills").rglob("*.py")), ids=lambda path: "/".join(place(path)))
-def test_imports_run_one_way_and_wings_hide_their_rooms(path):
+def test_imports_run_one_way_and_wings_hide_their_modules(path):
     wing, *inside = place(path)
     imported: list[list[str]] = [name.split(".")[1:] for name in imports_of(path) if name.split(".")[0] == "jills"]
     check_ranks(LAYERS, wing, {name[0] for name in imported if name})
@@ -139,7 +139,7 @@ def test_imports_run_one_way_and_wings_hide_their_rooms(path):
         check_ranks(WINGS[wing], inside[0], {name[1] for name in imported if name[:1] == [wing] and len(name) > 1})
 
 
-def test_every_room_has_a_place():
+def test_every_module_has_a_place():
     files = {place(path)[0] for path in (ROOT / "jills").rglob("*.py")}
     assert files == set().union(*LAYERS)
     for wing, layers in WINGS.items():
@@ -149,8 +149,8 @@ def test_every_room_has_a_place():
 def test_experiments_use_what_is_public():
     names = {(), *((name,) for name in jills.__all__)}
     for path in (ROOT / "experiments").rglob("*.py"):
-        rooms = {tuple(name.split(".")[1:]) for name in imports_of(path) if name.split(".")[0] == "jills"}
-        assert {room for room in rooms if room[:1] not in names or len(room) > 1} == set(), path
+        used = {tuple(name.split(".")[1:]) for name in imports_of(path) if name.split(".")[0] == "jills"}
+        assert {name for name in used if name[:1] not in names or len(name) > 1} == set(), path
     for path in (ROOT / "jills").rglob("*.py"):
         assert not any(name.split(".")[0] == "experiments" for name in imports_of(path)), path
 

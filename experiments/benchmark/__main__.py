@@ -23,7 +23,8 @@ from experiments.benchmark.ratios import curves, ours_in, summarize, with_losses
 from experiments.benchmark.tables import markdown
 from experiments.figures import write
 from experiments.measuring import command_line
-from experiments.records import write_text, write_whole
+from experiments.records import write_text
+from jills.training import write_whole
 
 ROOT = Path(__file__).parents[2]
 

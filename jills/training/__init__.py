@@ -3,7 +3,7 @@
 The modules of this package are private; what is public stands here and in `jills`.
 """
 
-from jills.training.checkpoint import load, save
+from jills.training.checkpoint import load, save, write_whole
 from jills.training.chunks import num_cores
 from jills.training.diagnosis import Diagnosis, diagnose
 from jills.training.progress import progress_bar
@@ -21,4 +21,5 @@ __all__ = [
     "run",
     "save",
     "sweep",
+    "write_whole",
 ]

@@ -1,6 +1,7 @@
 """States on disk: one NumPy `.npz` file, readable with `numpy.load` and without pickle."""
 
-import os
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,28 @@ def save(path: str | Path, tree: Any) -> None:
     path = Path(path)
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     entries: dict[str, Any] = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
+
+    def write(place):
+        with place.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **entries)
-        os.replace(partial, path)
+
+    write_whole(path, write)
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file by way of one beside it, so that it is there whole or as it was, whoever else writes it too.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        write: writes the file at the path that it is given, which ends as `path` does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
+    try:
+        write(unfinished)
+        unfinished.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def load(path: str | Path, like: Any) -> Any:

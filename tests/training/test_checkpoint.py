@@ -2,6 +2,7 @@
 
 import functools
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -151,3 +152,13 @@ def test_a_sweep_that_goes_on_is_one_that_never_stopped(name, dtype, tmp_path):
     assert joined.loss.shape == (2, 3, 10)
     assert bits(joined) == bits(whole.info)
     assert bits(first.state) != bits(whole.state)
+
+
+def test_many_writers_of_one_file_leave_it_whole(tmp_path):
+    path = tmp_path / "new" / "state.npz"
+    values = [np.full(10_000, number) for number in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda value: jills.save(path, {"a": value}), values))
+    loaded = jills.load(path, {"a": np.zeros(10_000, int)})["a"]
+    assert (loaded == loaded[0]).all()
+    assert [entry.name for entry in path.parent.iterdir()] == ["state.npz"]
