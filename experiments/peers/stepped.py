@@ -37,7 +37,7 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class JillsMethod:
-    """An algorithm of jills as a method, in the loop of `jills.run`: its batch is as `prepare` would leave it."""
+    """An algorithm of jills as a method; its steps are those of `jills.run`, on a batch that it has studied."""
 
     algorithm: jills.Algorithm
 
@@ -138,6 +138,8 @@ def _advance(method, hparams, batch, target, state, count):
         state = method.step(hparams, state, batch)
         return index + 1, state, losses.at[index].set(state.loss)
 
+    if isinstance(method, JillsMethod):
+        batch = method.algorithm.study(batch)  # once, as `jills.run` does
     losses = jnp.zeros(CAPACITY, state.loss.dtype)
     taken, state, losses = lax.while_loop(active, body, (jnp.zeros((), jnp.int32), state, losses))
     return state, losses, taken
