@@ -29,9 +29,14 @@ stops, resumes and saves like those of jills. Gradient descent, complete::
     algorithm = GradientDescent(network=network)
     state, info = jills.run(algorithm, Hparams(0.2), network.init(jax.random.key(0)), batch, num_steps=300)
 
-Optional, each a line or a method: `start` for what the algorithm keeps between steps (`state.inner`), the second item
-that `update` returns for what it tells (`info.detail`; then `blank_detail` too), `limits` on the NamedTuple for what
-its hyperparameters may be, and the class attributes below.
+Optional, each a line or a method:
+
+* `start` for what the algorithm keeps between steps (`state.inner`);
+* a detail, the second item that `update` returns, for what it tells (`info.detail`): a NamedTuple whose defaults are
+  what a stopped member records, and `blank_detail`, one of them;
+* `limits` on the hyperparameters, field → `jills.hparams.Limit`;
+* a choice made once, as a field; it asks for the decorator `@dataclass(frozen=True, kw_only=True)`;
+* the class attributes below.
 """
 
 from abc import ABC, abstractmethod
@@ -43,7 +48,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jills import checks, results
-from jills.batches import fingerprint, prepare
+from jills.batches import fingerprint, has_weight, prepare
 from jills.hparams import cast
 from jills.linalg import HIGHEST, flatten
 from jills.losses import Loss, squared_error
@@ -56,7 +61,7 @@ class Algorithm(ABC):
     """A way to train: `init(params, batch) → state`, `step(hparams, state, batch) → (state, info)`.
 
     Holds functions and static choices only, so it is hashable and can be a static argument of
-    `jax.jit`; all numbers arrive with `hparams`. See the module for how to write one.
+    `jax.jit`; all numbers arrive with `hparams`. The module tells how to write one.
 
     Attributes:
         network: the network to train.
@@ -85,7 +90,7 @@ class Algorithm(ABC):
         """What the algorithm keeps between steps, before the first one: `state.inner`."""
         return ()
 
-    def study(self, batch: Batch) -> Any:
+    def precompute(self, batch: Batch) -> Any:
         """What `evaluate` and `update` receive in place of a prepared batch: more fields, known once for all steps."""
         return batch
 
@@ -140,20 +145,16 @@ class Algorithm(ABC):
                 the loss does not allow.
         """
         self.check_problem(params, batch)
-        return self.unchecked_init(params, batch)
-
-    def unchecked_init(self, params: Params, batch: Batch) -> State:
-        """`init` without its checks, for callers that have made them (and would warn twice)."""
         return self.begin(params, batch)[0]
 
-    def begin(self, params: Params, batch: Batch) -> tuple[State, Batch]:
-        """The state before the first step, and the batch prepared for steps; see `resume` for later ones."""
+    def begin(self, params: Params, batch: Batch) -> tuple[State, Any]:
+        """`init` without its checks, and the batch prepared for `advance`; `resume` is the same for a state."""
         state = self.blank(params, batch)
-        prepared = self._ready(batch, state.loss.dtype)
-        return self._anew(state, prepared, fingerprint(batch, state.loss.dtype)), prepared
+        prepared, mark = self._prepare(batch, state.loss.dtype)
+        return self._restart(state, prepared, mark), prepared
 
     def blank(self, params: Params, batch: Batch) -> State:
-        """A state of the right shapes that has not seen the batch."""
+        """A state of the right shapes that has not seen the batch; nothing is evaluated."""
         dtype = params[0].weight.dtype
         params = cast(params, dtype)
         infinite, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
@@ -168,46 +169,62 @@ class Algorithm(ABC):
         zeros = tuple(jnp.zeros((rows, size), state.loss.dtype) for size in self.network.sizes[1:])
         return state._replace(activations=zeros)
 
-    def resume(self, state: State, batch: Batch) -> tuple[State, Batch]:
-        """The state as it is to go on from on a batch, and the batch prepared: where every loop of steps begins.
+    def _prepare(self, batch, dtype):
+        """What `advance` takes in place of a batch, and the batch's fingerprint."""
+        return self.precompute(prepare(batch, dtype)), fingerprint(batch, dtype)
 
-        A state that was taken on these rows stays as it is. On other rows what is known of its parameters is found
-        anew: loss and activations, and `best_*` and `result` start from them. `inner` and `step` go on.
+    def resume(self, state: State, batch: Batch) -> tuple[State, Any]:
+        """The state to go on from on a batch, and the batch prepared for `advance`: where every loop of steps begins.
+
+        A state that was taken on these rows, bit for bit, stays as it is. On others what is known of its parameters
+        is found anew, loss and activations, and unless the loss is the same to rounding (as where rows computed in
+        another program differ in their last bits), `best_*` and `result` start anew. `inner` and `step` go on.
         """
-        dtype = state.loss.dtype
-        mark, prepared = fingerprint(batch, dtype), self._ready(batch, dtype)
+        prepared, mark = self._prepare(batch, state.loss.dtype)
         state = self._in_shape(state, batch)
-        known = state.fingerprint == mark
-        return lax.cond(known, lambda: state, lambda: self._anew(state, prepared, mark)), prepared
 
-    def _ready(self, batch, dtype):
-        return self.study(prepare(batch, dtype))
+        def look():
+            fresh = self._restart(state, prepared, mark)
+            close = jnp.abs(fresh.loss - state.loss) <= SAME_LOSS * jnp.finfo(fresh.loss.dtype).eps * jnp.abs(
+                state.loss
+            )
+            return _records_of(state, fresh, close & (state.fingerprint != 0))
 
-    def _anew(self, state, prepared, mark):
+        return lax.cond(state.fingerprint == mark, lambda: state, look), prepared
+
+    def _restart(self, state, prepared, mark):
+        """The state of the same parameters with records that begin on these rows."""
         state = self.evaluate(state, prepared)
-        finite = jnp.isfinite(state.loss) & all_finite(state.params)
-        running = jnp.zeros_like(state.result)
+        finite, weighed = is_finite(state), has_weight(prepared)
+        ended = jnp.where(finite, results.BAD_WEIGHTS, results.NON_FINITE)
         return state._replace(
             best_params=state.params,
-            best_loss=jnp.where(finite, state.loss, jnp.full_like(state.loss, jnp.inf)),
-            result=jnp.where(finite, running, jnp.full_like(running, results.NON_FINITE)),
+            best_loss=jnp.where(finite & weighed, state.loss, jnp.full_like(state.loss, jnp.inf)),
+            result=jnp.where(finite & weighed, results.RUNNING, ended).astype(jnp.int32),
             fingerprint=mark,
         )
 
     def observe(self, state: State, batch: Batch) -> State:
-        """The state of the same parameters seen on a batch; on other rows `best_*` and `result` start anew."""
-        dtype = state.loss.dtype
-        mark, prepared = fingerprint(batch, dtype), self._ready(batch, dtype)
+        """The state of its parameters seen on a batch.
+
+        With `full_batch`, `best_*` and `result` start anew on other rows than before; else `best_loss` stays the
+        lowest loss of any batch.
+        """
+        prepared, mark = self._prepare(batch, state.loss.dtype)
         state = self._in_shape(state, batch)
-        known = state.fingerprint == mark
-        kept, fresh = keep_best(self.evaluate(state, prepared)), self._anew(state, prepared, mark)
+        kept = self.evaluate(state, prepared)
+        kept = keep_best(kept, is_finite(kept))
+        if not self.full_batch:
+            return kept
+        known, fresh = state.fingerprint == mark, self._restart(state, prepared, mark)
         return jax.tree.map(lambda one, other: jnp.where(known, one, other), kept, fresh)
 
     def step(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Info]:
         """One step. Pure; `hparams` comes first, so that `partial(step, hparams)` is a scan body.
 
-        With `full_batch`, a state that was taken on other rows is seen on these first, see `resume`; inside a
-        `vmap` this costs one more evaluation of the network for each step, which `jills.run` spares.
+        With `full_batch`, a state that was taken on other rows is seen on these first, see `resume`. Each call looks
+        at all rows for that, and prepares them; inside a `vmap` it evaluates the network once more. A loop that
+        stays on its rows is spared this by `jills.run`, or by `resume` once and `advance` for each step.
 
         Args:
             hparams: the `Hparams` of the algorithm's module, scalars; cast to the params' dtype.
@@ -219,37 +236,53 @@ class Algorithm(ABC):
         """
         checks.check_batch_shapes(self.network, batch)
         if self.full_batch:
-            state, batch = self.resume(state, batch)
+            state, prepared = self.resume(state, batch)
         else:  # its losses belong to no one batch
-            batch = self._ready(batch, state.loss.dtype)
+            prepared = self.precompute(prepare(batch, state.loss.dtype))
             state = self._in_shape(state, batch)._replace(fingerprint=jnp.zeros_like(state.fingerprint))
-        return self.advance(cast(hparams, state.loss.dtype), state, batch)
+        return self.advance(cast(hparams, state.loss.dtype), state, prepared)
 
-    def advance(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Info]:
-        """A step with cast hparams on a prepared batch; with `full_batch` it is that of the state (`resume`)."""
+    def advance(self, hparams: Any, state: State, prepared: Any) -> tuple[State, Info]:
+        """A step with cast hparams, and with the state and the prepared batch of `begin` or `resume`."""
         if not self.full_batch:
-            state = keep_best(self.evaluate(state, batch))
-        new, detail = self.update(hparams, state, batch)
+            state = self.evaluate(state, prepared)
+            state = keep_best(state, is_finite(state))
+        new, detail = self.update(hparams, state, prepared)
+        if self.full_batch and not self.tells_loss:
+            new = self.evaluate(new, prepared)
+        finite = is_finite(new)
         if self.full_batch:
-            new = keep_best(new if self.tells_loss else self.evaluate(new, batch))
+            new = keep_best(new, finite)
         change = norm_of_change(new.params, state.params)
-        finite = jnp.isfinite(new.loss) & all_finite(new.params)
         return new._replace(step=state.step + 1), Info(state.loss, change, finite, detail)
 
 
-def keep_best(state: State) -> State:
-    """The state with its parameters as the best ones where their loss is lower than any before."""
-    better = state.loss < state.best_loss
+SAME_LOSS = 100.0  # losses of the same rows differ by less than this many units of rounding
+
+
+def _records_of(old, new, keep):
+    """The new state, with `best_*` and `result` of the old one where they are to be kept."""
+    choose = lambda one, other: jnp.where(keep, one, other)  # noqa: E731 used at once
+    return new._replace(
+        best_params=jax.tree.map(choose, old.best_params, new.best_params),
+        best_loss=choose(old.best_loss, new.best_loss),
+        result=choose(old.result, new.result),
+    )
+
+
+def keep_best(state: State, finite: jax.Array) -> State:
+    """The state with its parameters as the best ones where they are finite and their loss is lower than any before."""
+    better = finite & (state.loss < state.best_loss)
     return state._replace(
         best_params=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.params, state.best_params),
         best_loss=jnp.where(better, state.loss, state.best_loss),
     )
 
 
-def all_finite(params: Params) -> jax.Array:
-    """Whether every parameter is finite, `()` bool."""
-    # One array, for the sake of the compiler: two leaves a layer make many small kernels.
-    return jnp.all(jnp.isfinite(flatten(jax.tree.leaves(params))))
+def is_finite(state: State) -> jax.Array:
+    """Whether the loss and every parameter are finite, `()` bool."""
+    # One array, for the sake of the compiler: two leaves for each layer make many small kernels.
+    return jnp.isfinite(state.loss) & jnp.all(jnp.isfinite(flatten(jax.tree.leaves(state.params))))
 
 
 def norm_of_change(new: Params, old: Params) -> jax.Array:

@@ -179,11 +179,15 @@ def check_count(name: str, value) -> None:
 
 def check_state(state, expected, lead: tuple[int, ...]) -> None:
     """Raises ValueError where a state is not one of this algorithm, problem and number of members."""
-    same = jax.tree.structure(state) == jax.tree.structure(expected)
-    given = [(str(jnp.asarray(leaf).dtype), np.shape(leaf)) for leaf in jax.tree.leaves(state)]
-    wanted = [(str(leaf.dtype), (*lead, *leaf.shape)) for leaf in jax.tree.leaves(expected)]
-    if not same or given != wanted:
+    differs = "its structure is another" if jax.tree.structure(state) != jax.tree.structure(expected) else ""
+    pairs = zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(expected), strict=False)
+    for (place, leaf), model in pairs if not differs else ():
+        given, wanted = (jnp.asarray(leaf).dtype, np.shape(leaf)), (model.dtype, (*lead, *model.shape))
+        if given != wanted:
+            name = jax.tree_util.keystr(place)
+            differs = f"{name} is {given[0]}{list(given[1])}, but {wanted[0]}{list(wanted[1])} is expected"
+            break
+    if differs:
         raise ValueError(
-            "the state to go on from is of another algorithm, network, dtype, number of rows or of members: "
-            + (f"its leaves are {given}, expected {wanted}" if same else "its structure differs")
+            f"the state to go on from is of another algorithm, network, dtype or number of members: {differs}"
         )

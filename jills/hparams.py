@@ -4,6 +4,7 @@ A leaf is a scalar, shared by all members, or `(H,)`. Leaves of a sweep are zipp
 combinations of lists.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -39,9 +40,11 @@ def by_keyword(kind: Kind) -> Kind:
     """Makes a NamedTuple refuse hyperparameters by position, and names that it does not have.
 
     For algorithms whose first hyperparameter is not the learning rate that others have in that place. (All fields
-    by position are let through: this is how pytrees and pickle build a tuple.)
+    by position are let through: this is how pytrees and pickle build a tuple.) A class attribute `elsewhere` may
+    end the message: where what was meant is to be found.
     """
     make: Any = kind.__new__
+    fields: Any = inspect.signature(make).parameters.values()
 
     def __new__(cls, *values, **named):
         wrong = set(named) - set(cls._fields)
@@ -49,11 +52,13 @@ def by_keyword(kind: Kind) -> Kind:
             given = ", ".join([*map(repr, values), *(f"{name}={value!r}" for name, value in named.items())])
             raise TypeError(
                 f"{cls.__module__}.{cls.__qualname__}({given}): its hyperparameters are {', '.join(cls._fields)}, "
-                f"each given by keyword; {cls.elsewhere}"
+                f"each given by keyword{getattr(cls, 'elsewhere', '')}"
             )
         return make(cls, *values, **named)
 
+    by_name = [field.replace(kind=field.KEYWORD_ONLY) for field in fields if field.name in kind._fields]
     kind.__new__ = __new__
+    kind.__signature__ = inspect.Signature(by_name)
     return kind
 
 

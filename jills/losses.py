@@ -18,7 +18,7 @@ import numpy as np
 from jills.activations import Activation, sigmoid
 from jills.linalg import HIGHEST
 
-Rows = Callable[[jax.Array, jax.Array], jax.Array]
+PerRow = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Allowed(NamedTuple):
@@ -30,7 +30,7 @@ class Allowed(NamedTuple):
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of the prediction `z` for the target `y`, one value a row.
+    """A loss of the prediction `z` for the target `y`, one value for each row.
 
     Attributes:
         value: `(z (n, k), y (n, k)) → (n,)`.
@@ -64,9 +64,9 @@ class Loss:
         loss = jills.Loss(poisson, poisson_gradient, poisson_curvature)
     """
 
-    value: Rows
-    gradient: Rows
-    curvature: Rows
+    value: PerRow
+    gradient: PerRow
+    curvature: PerRow
     ideal_input: Callable[[jax.Array, Activation, float | None], jax.Array] | None = None
     quadratic: bool = False
     product: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None

@@ -16,6 +16,7 @@ class Code(IntEnum):
     NON_FINITE = 3
     FLAT = 4
     AT_MINIMUM = 5
+    BAD_WEIGHTS = 6
 
     @property
     def message(self) -> str:
@@ -23,7 +24,8 @@ class Code(IntEnum):
         return MESSAGES[self]
 
 
-RUNNING, TARGET_REACHED, SETTLED, NON_FINITE, FLAT, AT_MINIMUM = Code
+RUNNING, TARGET_REACHED, SETTLED, NON_FINITE, FLAT, AT_MINIMUM, BAD_WEIGHTS = Code
+FAILED = (NON_FINITE, BAD_WEIGHTS)
 
 MESSAGES: dict[Code, str] = {
     RUNNING: "ran all its steps",
@@ -37,6 +39,10 @@ MESSAGES: dict[Code, str] = {
     NON_FINITE: (
         "stopped: NaN or inf in the parameters or the loss; see best_params for the last good ones, "
         "lower the learning rate, add ridge, or look for NaN in its data"
+    ),
+    BAD_WEIGHTS: (
+        "not trained: the weights of its rows are all zero, or some are negative or not finite; give at least one "
+        "row a positive weight"
     ),
 }
 """What each code means, and what to do."""

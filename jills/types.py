@@ -35,9 +35,10 @@ class Batch(NamedTuple):
 
 
 class State(NamedTuple):
-    """One network in training. `activations` and `loss` belong to `params`.
+    """One network in training. `activations` and `loss` belong to `params`, on the batch of the last step.
 
-    They were taken on the batch of the last step (of `init`, before the first step).
+    (With `full_batch=False` to those before the last step, see `jills.Algorithm`.) Whoever replaces `params` by hand
+    calls `algorithm.observe` afterwards.
     """
 
     params: Params

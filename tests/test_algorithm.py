@@ -3,6 +3,7 @@
 import inspect
 import re
 import textwrap
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -83,3 +84,105 @@ def test_a_blank_state_has_the_shape_of_a_start(key):
         assert jax.tree.structure(blank) == jax.tree.structure(start)
         for one, other in zip(jax.tree.leaves(blank), jax.tree.leaves(start), strict=True):
             assert (one.shape, one.dtype, one.weak_type) == (other.shape, other.dtype, other.weak_type)
+
+
+def test_a_detail_without_its_blank_is_refused_in_words(key):
+    class Talkative(type(CASES["own"].algorithm)):
+        def update(self, hparams, state, batch):
+            return super().update(hparams, state, batch)[0], (state.loss,)
+
+    with pytest.raises(ValueError, match=r"Talkative\.update tells .* as its detail, but blank_detail is \(\)"):
+        jills.run(Talkative(network=NETWORK), CASES["own"].hparams, *problem(key), 2)
+
+
+def test_parameters_that_are_not_finite_are_never_the_best(key):
+    """An infinite bias under tanh leaves the loss finite."""
+    params, batch = problem(key)
+    state = init(ADAM.algorithm, params, batch)
+    bad = state._replace(params=(params[0]._replace(bias=params[0].bias.at[0].set(jnp.inf)), params[1]))
+    bad = bad._replace(best_loss=jnp.asarray(1e9))
+    seen = ADAM.algorithm.observe(bad, batch)
+    assert np.isfinite(seen.loss)
+    assert seen.best_loss == 1e9
+
+
+@pytest.mark.parametrize("weights", [0.0, -1.0, jnp.inf], ids=["zero", "negative", "infinite"])
+@pytest.mark.parametrize("name", ["ills", "gauss_newton", "adam", "adam_minibatch"])
+def test_rows_without_usable_weights_are_a_result_inside_a_trace(name, weights, key):
+    """As an empty fold of a sweep: it is not trained and never has the lowest best loss."""
+    case, keys = CASES[name], jax.random.split(key, 2)
+
+    def fold(key):
+        params, batch = problem(key)
+        bad = jnp.all(jax.random.key_data(key) == jax.random.key_data(keys[1]))
+        spoilt = jnp.full(11, weights).at[0].set(0.0 if weights == 0 else 1.0)
+        return jills.Member(params, batch._replace(weights=jnp.where(bad, spoilt, jnp.ones(11))))
+
+    hparams = jax.tree.map(lambda leaf: leaf[:1] if np.ndim(leaf) else leaf, case.grids[0])
+    result = jills.sweep(case.algorithm, hparams, fold, keys, 3, 3)
+    assert result.state.result[0, 0] == results.RUNNING
+    assert result.state.result[0, 1] in results.FAILED
+    assert result.state.step[0, 1] == 0
+    assert np.isinf(result.state.best_loss[0, 1])
+    assert jills.diagnose(result.state, result.info).word[0, 1] == "diverged"
+
+
+def test_a_stopped_state_goes_on_once_its_result_is_zero(key):
+    params, batch = problem(key)
+    state, _ = jills.run(ADAM.algorithm, ADAM.hparams, params, batch, 3, stop=jills.Stop(update_norm=1e9))
+    again, _ = jills.run(ADAM.algorithm, ADAM.hparams, state._replace(result=0), batch, 2)
+    assert again.step == 3
+
+
+def test_data_of_64_bits_mean_the_same_where_jax_has_32(key):
+    """Weights of 1e-46 and 1e300 as ones, integers beyond 2³¹ as they are, and one fingerprint for init and run."""
+    inputs, targets = (np.asarray(leaf, np.float64) for leaf in problem(key, "float32")[1][:2])
+    with jax.enable_x64(False):
+        params = NETWORK.init(key, "float32")
+
+        def train(batch):
+            state, info = jills.run(ADAM.algorithm, ADAM.hparams, params, batch, 2)
+            assert state.fingerprint == ADAM.algorithm.init(params, batch).fingerprint
+            return np.asarray(info.loss)
+
+        plain = train(jills.Batch(inputs, targets))
+        for size in (1e-46, 1e300):
+            np.testing.assert_allclose(train(jills.Batch(inputs, targets, np.full(11, size))), plain, rtol=1e-5)
+        large = (inputs * 1e10).astype(np.int64)
+        np.testing.assert_allclose(train(jills.Batch(large, targets)), train(jills.Batch(large.astype(float), targets)))
+        tiny = jills.Batch(inputs, np.where(np.arange(22).reshape(11, 2) == 3, 1e-41, targets))
+        train(tiny)
+
+
+@pytest.mark.parametrize("name", ["ills", "gauss_newton", "adam"])
+def test_a_sweep_goes_on_with_other_rows_even_if_all_had_stopped(name, key):
+    case, keys = CASES[name], jax.random.split(key, 3)
+
+    def start(shift, key):
+        params, batch = problem(key, n=11 + 6 * shift)
+        return jills.Member(params, batch)
+
+    old, new = (jax.tree_util.Partial(partial(start, shift)) for shift in (0, 1))
+    first = jills.sweep(case.algorithm, case.grids[0], old, keys, 2, 2, stop=jills.Stop(update_norm=1e9))
+    assert (first.state.step == 1).all()
+    result = jills.sweep(case.algorithm, case.grids[0], new, keys, 6, 2, state=first.state)
+    assert (result.state.step == 7).all()
+    assert (result.state.best_loss <= result.info.loss.min(axis=-1)).all()
+    same = jills.sweep(case.algorithm, case.grids[0], old, keys, 6, 2, state=first.state)
+    assert (same.state.step == 1).all()
+    going = jills.sweep(case.algorithm, case.grids[0], old, keys, 6, 2, state=first.state._replace(result=0))
+    assert (going.state.step == 7).all()
+
+
+def test_rows_that_differ_by_rounding_or_order_only_keep_the_records(key):
+    params, batch = problem(key)
+    stop = jills.Stop(update_norm=1e9)
+    state, _ = jills.run(ADAM.algorithm, ADAM.hparams, params, batch, 3, stop=stop)
+    state = state._replace(best_loss=state.best_loss / 2)
+    rounded = batch._replace(inputs=batch.inputs * (1 + 1e-16 * jnp.arange(11.0)[:, None]))
+    turned = jax.tree.map(lambda leaf: leaf[::-1], batch)
+    for other in (rounded, turned):
+        after, _ = jills.run(ADAM.algorithm, ADAM.hparams, state, other, 3)
+        assert after.step == 1
+        assert after.result == results.SETTLED
+        assert after.best_loss == state.best_loss

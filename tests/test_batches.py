@@ -64,15 +64,34 @@ CHANGES = {
     "columns exchanged": lambda batch: batch._replace(inputs=batch.inputs[:, [1, 0, 2]]),
     "no weights": lambda batch: batch._replace(weights=None),
     "weights": lambda batch: batch._replace(weights=batch.weights * np.r_[2.0, np.ones(10)]),
+    "tiny weights": lambda batch: batch._replace(weights=1e-300 * batch.weights[::-1]),
     "fewer rows": lambda batch: jax.tree.map(lambda leaf: leaf[:10], batch),
     "rounding": lambda batch: batch._replace(inputs=batch.inputs * (1 + 1e-15)),
-    "another shape": lambda batch: batch._replace(inputs=batch.inputs.reshape(3, 11)),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_other_rows_have_another_fingerprint(change):
     assert mark(BATCH) != mark(change(BATCH))
+
+
+def test_the_shapes_count():
+    wide, narrow = np.zeros((11, 3)), np.zeros((11, 2))
+    assert mark(jills.Batch(wide, narrow)) != mark(jills.Batch(narrow, wide))  # pyright: ignore[reportArgumentType]
+
+
+SAME = {
+    "weights doubled": lambda batch: batch._replace(weights=2 * batch.weights),
+    "what a row of weight zero holds": lambda batch: batch._replace(
+        inputs=np.where(np.arange(11)[:, None] == 4, np.nan, batch.inputs)
+    ),
+}
+
+
+@pytest.mark.parametrize("change", SAME.values(), ids=SAME)
+def test_what_means_the_same_has_the_same_fingerprint(change):
+    batch = BATCH._replace(weights=np.where(np.arange(11) == 4, 0.0, ARRAYS[2]))
+    assert mark(batch) == mark(change(batch))
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

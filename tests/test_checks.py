@@ -356,7 +356,7 @@ def test_a_foreign_state_is_refused():
         jills.run(jills.adam.build(NETWORK), jills.adam.Hparams(), state, batch, 1)
     keys = jax.random.split(jax.random.key(0), 3)
     result = jills.sweep(ills.build(NETWORK), ills.Hparams(), lambda key: (params, batch), keys, 1)
-    with pytest.raises(ValueError, match="or of members"):
+    with pytest.raises(ValueError, match="or number of members"):
         jills.sweep(ills.build(NETWORK), ills.Hparams(), lambda key: (params, batch), keys[:2], 1, state=result.state)
 
 

@@ -176,13 +176,13 @@ def test_rcond_is_the_true_one_or_a_bound_below_it(name, condition, ridge):
         assert truth / p * (1 - 1e-9) <= stated <= truth * (1 + 1e-9)
 
 
-def test_the_cheap_roads_are_taken_where_they_can_be_and_only_there():
+def test_the_cheap_methods_are_taken_where_they_can_be_and_only_there():
     kinds = [problem(condition=condition) for condition in (10.0, 1e6, 1e9)] + [problem(rank=3)]
     taken = {}
     for name, solver in SOLVERS.items():
-        road = jax.jit(lambda a, b, road=solver.method: road(a, b, jnp.zeros(())).trusted)
-        taken[name] = [bool(road(*kind)) for kind in kinds]
-        assert not road(*problem(rows=p, columns=n))
+        trusts = jax.jit(lambda a, b, method=solver.method: method(a, b, jnp.zeros(())).trusted)
+        taken[name] = [bool(trusts(*kind)) for kind in kinds]
+        assert not trusts(*problem(rows=p, columns=n))
     assert taken == {
         "lstsq": [False, False, False, False],
         "qr": [True, True, True, False],
@@ -296,7 +296,7 @@ WAYS = pytest.mark.parametrize(
 @functools.cache
 def batched(name, way, depth):
     """`solve` under `depth` vmaps, over the batch in the way of the CPU or in that of accelerators."""
-    # A road of its own, since the solve over a batch is cached by the road.
+    # A method of its own, since the solve over a batch is cached by the method.
     solver = solvers.Solver(lambda a, b, ridge: SOLVERS[name].method(a, b, ridge))
 
     def chosen(*args, **ways):

@@ -84,7 +84,7 @@ def layer_updates(algorithm: jills.Algorithm, num_steps: int, hparams, task: Par
             return new, norms(jax.tree.map(jnp.subtract, new.params, state.params)) / norms(state.params)
 
         params, batch = task(key)
-        _, moved = lax.scan(body, algorithm.unchecked_init(params, batch), None, length=num_steps)
+        _, moved = lax.scan(body, algorithm.begin(params, batch)[0], None, length=num_steps)
         return jnp.mean(moved, axis=0)
 
     dtype = jax.eval_shape(task, keys[0])[0][0].weight.dtype

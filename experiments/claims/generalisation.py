@@ -120,7 +120,7 @@ def _after_ills(network, problem, first, rho, key):
     """The problem, started where so many steps of ILLS lead to."""
     params, batch, metrics = problem(key)
     algorithm, hparams = jills.ills.build(network, solver=jills.solvers.qr), jills.ills.Hparams(rho, 0 * rho)
-    state = algorithm.unchecked_init(params, batch)
+    state = algorithm.begin(params, batch)[0]
     state = lax.fori_loop(0, first, lambda _, state: algorithm.step(hparams, state, batch)[0], state)
     return state.params, batch, metrics
 

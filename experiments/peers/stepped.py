@@ -37,13 +37,13 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class JillsMethod:
-    """An algorithm of jills as a method; its steps are those of `jills.run`, on a batch that it has studied."""
+    """An algorithm of jills as a method; its steps are those of `jills.run`, on a batch as `precompute` leaves it."""
 
     algorithm: jills.Algorithm
 
     def start(self, hparams, params, batch):
         """The algorithm's own start."""
-        return self.algorithm.unchecked_init(params, batch)
+        return self.algorithm.begin(params, batch)[0]
 
     def step(self, hparams, state, batch):
         """The algorithm's own step."""
@@ -139,7 +139,7 @@ def _advance(method, hparams, batch, target, state, count):
         return index + 1, state, losses.at[index].set(state.loss)
 
     if isinstance(method, JillsMethod):
-        batch = method.algorithm.study(batch)  # once, as `jills.run` does
+        batch = method.algorithm.precompute(batch)  # once, as `jills.run` does
     losses = jnp.zeros(CAPACITY, state.loss.dtype)
     taken, state, losses = lax.while_loop(active, body, (jnp.zeros((), jnp.int32), state, losses))
     return state, losses, taken

@@ -68,14 +68,14 @@ def build(
         loss: any with gradient and curvature.
         linear_solver: `Automatic()` chooses by size. `Dense()`, one of `jills.solvers` (on the rows themselves;
             squared error only, other losses take the Gram matrix all the same) or `jills.ConjugateGradients(…)`:
-            for every block, whatever its size.
+            for every block, whatever its size, but for an output layer that is exactly quadratic.
         full_batch: False where steps receive different batches. All layers are then one block, with the
             hyperparameters `MinibatchHparams`; `minibatch_hparams` gives some to start with.
         blocks: full batch only: pairs `(first, last)` of layers, counted from zero, solved in this order in each
             step; see `one_by_one`, `together` and `default_blocks`, which None stands for.
         optimizer: minibatches only: `hparams → optax.GradientTransformation`, which receives the direction −Δ in
-            place of a gradient. None: `heavy_ball`. Define it at module level: two builds with one function are
-            equal and share what is compiled.
+            place of a gradient, and the parameters (not the loss: no line searches). None: `heavy_ball`. Define it at
+            module level: two builds with one function are equal and share what is compiled.
         defaults: minibatches only: the hparams that `optimizer` takes, a NamedTuple with `weight_decay`, `damping`
             and whatever else it needs.
 

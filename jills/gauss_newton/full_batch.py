@@ -30,7 +30,7 @@ class Hparams(NamedTuple):
 
     limits = {"weight_decay": Limit(0.0, math.inf), "damping": Limit(0.0, math.inf, open_low=True)}
     elsewhere = (
-        "a full-batch step finds its length itself; on minibatches (full_batch=False) learning_rate and momentum are "
+        "; a full-batch step finds its length itself; on minibatches (full_batch=False) learning_rate and momentum are "
         "those of gauss_newton.MinibatchHparams"
     )
 
@@ -72,7 +72,7 @@ class FullBatch(Algorithm):
     def _ends_with_all_layers(self):
         return self.blocks[-1] == (0, self.network.num_layers - 1)
 
-    def study(self, batch: Batch) -> Rows:
+    def precompute(self, batch: Batch) -> Rows:
         """The inputs, centred and scaled, once for all steps."""
         return Rows.of(batch)
 

@@ -1,19 +1,18 @@
-"""Gauss–Newton on minibatches: one block of all layers, its direction followed by any Optax optimizer.
+"""Gauss–Newton on minibatches: one block of all layers, its direction followed by an Optax optimizer.
 
     Δ = −(G + δI + λDI)⁻¹ (g + δθ)                       by conjugate gradients, from this batch
     change, optimizer ← optimizer(−Δ, optimizer)         −Δ in place of a gradient: rate, momentum, schedules
-    θ ← θ + change                                       if that does not raise the loss of this batch
+    θ ← θ + change                                       if that does not raise the objective of this batch
 
 The gain on the batch that a step was made for says little about others, so λ does not follow it: λ stays at `damping`,
-except that a step which raises the objective of its own batch is not taken and makes λ larger for a while. Such a step
-also brings the optimizer's momentum back to its start; counts, on which schedules run, go on.
+except that a step which raises the objective of its own batch is not taken and makes λ larger for a while. For the
+optimizer such a step is one of direction zero: momentum fades, and the counts on which schedules run go on.
 Preconditioner and D serve `RENEWAL` steps, or until one is not taken.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -50,7 +49,7 @@ class MinibatchHparams(NamedTuple):
         "learning_rate": Limit(0.0, math.inf, open_low=True),
         "momentum": Limit(0.0, 1.0, open_high=True),
     }
-    elsewhere = "for a rate that falls give build an Optax schedule by optimizer="
+    elsewhere = "; for a rate that falls give build an Optax schedule by optimizer="
 
 
 def heavy_ball(hparams: MinibatchHparams) -> optax.GradientTransformation:
@@ -105,10 +104,8 @@ class Minibatch(Algorithm):
         """Damping and optimizer at their start; nothing is known of the curvature."""
         dtype = params[0].weight.dtype
         preconditioners = iterative.blank_preconditioners(self.network, dtype)
-        return Inner(undisturbed(1, dtype), self._start_of_optimizer(params), preconditioners, jnp.zeros((), jnp.int32))
-
-    def _start_of_optimizer(self, params):
-        return in_dtype(self.optimizer(self.defaults).init(params), params[0].weight.dtype)
+        optimizer = in_dtype(self.optimizer(self.defaults).init(params), dtype)
+        return Inner(undisturbed(1, dtype), optimizer, preconditioners, jnp.zeros((), jnp.int32))
 
     def update(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Detail]:
         """One step from the direction of this batch."""
@@ -120,20 +117,18 @@ class Minibatch(Algorithm):
         preconditioners = self._preconditioners(objective, matrices, current, damping, state.inner)
         model = Model.of(objective, self.block, matrices, current)
         proposal = propose(self.linear_solver, model, damping, preconditioners)
-        change, optimizer = self._follow(hparams, state, linearization.split(proposal.change))
+        change, followed = self._follow(hparams, state, linearization.split(proposal.change))
         moved = jax.tree.map(jnp.add, state.params, change)
         new = linearization.stack(moved)
         after = objective.loss_of(objective.forward(new).prediction) + objective.penalty(new)
         # A step that does not even lower the objective of its own batch is not taken.
         kept = jnp.isfinite(after) & (after <= value)
-        start = self._start_of_optimizer(state.params)
-        inner = Inner(
-            back_off(state.inner.damping, kept),
-            jax.tree.map(partial(_or_start, kept), optimizer, start),
-            preconditioners,
-            jnp.where(kept, (state.inner.left - 1) % RENEWAL, 0),
+        _, faded = self._follow(hparams, state, jax.tree.map(jnp.zeros_like, state.params))
+        params, optimizer = jax.tree.map(
+            lambda new, old: jnp.where(kept, new, old), (moved, followed), (state.params, faded)
         )
-        params = jax.tree.map(lambda new, old: jnp.where(kept, new, old), moved, state.params)
+        left = jnp.where(kept, (state.inner.left - 1) % RENEWAL, 0)
+        inner = Inner(back_off(state.inner.damping, kept), optimizer, preconditioners, left)
         gradient_norm = objective.gradient_norm(matrices, current)
         detail = Detail(gradient_norm, value, damping, kept.astype(jnp.int32), proposal.products)
         return state._replace(params=params, inner=inner), detail
@@ -153,8 +148,3 @@ class Minibatch(Algorithm):
         with jax.numpy_dtype_promotion("standard"):
             change, optimizer = self.optimizer(hparams).update(downhill, state.inner.optimizer, state.params)
         return in_dtype((change, optimizer), state.loss.dtype)
-
-
-def _or_start(kept, new, start):
-    """After a step not taken numbers of the optimizer's state, such as momentum, return to their start."""
-    return jnp.where(kept, new, start) if jnp.issubdtype(new.dtype, jnp.floating) else new

@@ -55,7 +55,7 @@ LinearSolver = Automatic | Dense | ConjugateGradients | Solver
 
 
 def as_automatic(linear_solver: LinearSolver) -> Automatic:
-    """One solver for all blocks, whatever their size, as limits of the automatic choice.
+    """One solver for all blocks but an exactly quadratic one, as limits of the automatic choice.
 
     Raises:
         ValueError: something else.

@@ -154,7 +154,8 @@ def drive(
             with threadpool_limits(1, "blas"):  # on the CPU its threads fight XLA's
                 outcomes = [future.result() for future in futures]
             seconds = progress.seconds + time.perf_counter() - began
-            stopped_before = not is_first and bool(np.all(plan.gather([s.result for s in progress.states])))
+            # Not in the first chunk: on other rows its members may have begun to run again.
+            stopped_before = progress.done > 0 and bool(np.all(plan.gather([s.result for s in progress.states])))
             states = [state for state, _ in outcomes]
             info = plan.gather([info for _, info in outcomes])
             done = min(progress.done + chunk_steps, num_steps)

@@ -26,7 +26,8 @@ def diagnose(state: State, info: Info) -> Diagnosis:
     The first rule that holds gives the word. "Flat" is: the best loss fell by less than 1 % in the
     last fifth of the steps.
 
-    * diverged: NaN or inf, or a final loss more than ten times that of the start (of this `info`).
+    * diverged: NaN or inf, a final loss more than ten times that of the start (of this `info`), or row weights
+      that leave nothing to train on.
     * converged: stopped by a target or tolerance; or flat, and the last update moved the parameters
       by less than 0.1 % of their norm.
     * improving: not flat; more steps would help.
@@ -54,6 +55,8 @@ def diagnose(state: State, info: Info) -> Diagnosis:
 def _judge(code, losses, moved, ill_conditioned, window):
     start, final = losses[0], losses[-1]
     bad = ~np.isfinite(losses)
+    if code == results.BAD_WEIGHTS:
+        return "diverged", results.Code(code).message
     if code == results.NON_FINITE or bad.any():
         when = f"after {bad.argmax()} steps" if bad.any() else "in the parameters"
         return "diverged", f"NaN or inf {when}; best_params holds the last good ones; {_GENTLER}"

@@ -5,11 +5,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
 from jills import checks, results
 from jills.algorithm import Algorithm
+from jills.batches import cast_known
 from jills.hparams import cast
 from jills.results import Stop
 from jills.types import Batch, Info, Metrics, Params, State
@@ -27,15 +29,15 @@ def run(
 ) -> tuple[State, Info]:
     """Trains one network. Pure: it can be wrapped in `jit` or `vmap`.
 
-    `algorithm` and `num_steps` are static. Everything else is data: other numbers, parameters or
+    `algorithm` and `num_steps` are static. Everything else is data: other hyperparameters, parameters or
     rows of the same shape do not compile again.
 
     Args:
         algorithm: of a `build`.
         hparams: the algorithm's `Hparams`, scalars.
         params: where to start, or the `State` of an earlier run to go on from. A state that had stopped stays so
-            (set its `result` to 0 to let it go on), unless the rows are others than it was taken on: then
-            `best_*` and `result` start anew.
+            (set its `result` to 0 to let it go on), unless the rows are others, with another loss, than it was
+            taken on: then `best_*` and `result` start anew.
         batch: inputs `(n, d)`, targets `(n, k)`, weights `(n,)` or None.
         num_steps: T ≥ 1.
         stop: when to stop on its own; from then on the state stays as it is.
@@ -43,7 +45,8 @@ def run(
 
     Returns:
         The final state, and `Info` with leaves `[T, …]`: `info.loss[t]` is the loss after t steps,
-        so `info.loss[0]` is that of the start and `state.loss` the final one.
+        so `info.loss[0]` is that of the start and `state.loss` the final one. (Of an algorithm built with
+        `full_batch=False`, `state.loss` is that before its last step; `observe` tells the final one.)
 
     Raises:
         ValueError: hparams out of range, shapes that do not fit, NaN or inf in known data.
@@ -53,12 +56,28 @@ def run(
     start = params.params if isinstance(params, State) else params
     algorithm.check_problem(start, batch)
     if isinstance(params, State):
-        expected = jax.eval_shape(algorithm.blank, start, batch)
-        # Those of other rows are found anew.
-        checks.check_state(params._replace(activations=()), expected._replace(activations=()), ())
-    hparams, stop = cast((hparams, stop), jnp.asarray(start[0].weight).dtype)
+        params = fitting(params, jax.eval_shape(algorithm.blank, start, batch), ())
+    dtype = jnp.asarray(start[0].weight).dtype
+    hparams, stop = cast((hparams, stop), dtype)
     shared = None if metrics is None else as_partial(metrics)
-    return _run(algorithm, num_steps, hparams, params, batch, stop, shared)
+    return _run(algorithm, num_steps, hparams, params, cast_known(batch, dtype), stop, shared)
+
+
+def fitting(state: State, blank: State, lead: tuple[int, ...]) -> State:
+    """A state to go on from, with leaves `[*lead, …]`, where a start would have the shapes of `blank`.
+
+    Activations of other rows have other shapes and are found anew; they are replaced by zeros here.
+
+    Raises:
+        ValueError: the state is one of another algorithm, network, dtype or number of members.
+    """
+    if np.ndim(state.result) == 0 and checks.known(state.result):  # as somebody writes who sets all of them to 0
+        state = state._replace(result=np.broadcast_to(np.asarray(state.result, np.int32), lead))
+    if jax.tree.map(jnp.shape, state.activations) != jax.tree.map(lambda leaf: (*lead, *leaf.shape), blank.activations):
+        zeros = jax.tree.map(lambda leaf: np.zeros((*lead, *leaf.shape), leaf.dtype), blank.activations)
+        state = state._replace(activations=zeros)
+    checks.check_state(state, blank, lead)
+    return state
 
 
 def as_partial(function: Callable) -> Partial:
@@ -84,14 +103,24 @@ def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining) 
 
     def advance(state):
         state, info = algorithm.advance(hparams, state, batch)
+        _check_detail(algorithm, info.detail)
         return state._replace(result=algorithm.ended(info, results.code(state.loss, info, stop))), info
 
     def hold(state):
-        finite = state.result != results.NON_FINITE
+        finite = (state.result != results.NON_FINITE) & (state.result != results.BAD_WEIGHTS)
         detail = jax.tree.map(partial(_blank, dtype=state.loss.dtype), algorithm.blank_detail)
         return state, Info(state.loss, jnp.zeros_like(state.loss), finite, detail)
 
     return lax.scan(body, state, jnp.arange(num_steps, dtype=jnp.int32))
+
+
+def _check_detail(algorithm, detail):
+    if jax.tree.structure(detail) != jax.tree.structure(algorithm.blank_detail) or any(map(jnp.ndim, detail)):
+        raise ValueError(
+            f"{type(algorithm).__name__}.update tells {detail} as its detail, but blank_detail is "
+            f"{algorithm.blank_detail}; let both be one NamedTuple of scalars, NaN for floats and 0 for integers in "
+            "the latter"
+        )
 
 
 def _blank(number, dtype):

@@ -24,7 +24,7 @@ from jills.hparams import as_columns, cast
 from jills.results import Stop
 from jills.training import chunks
 from jills.training.progress import OnChunk
-from jills.training.run import as_partial
+from jills.training.run import as_partial, fitting
 from jills.types import Info, Member, Metrics, Problem, State
 
 
@@ -92,7 +92,7 @@ def sweep(
         stop: when a member stops on its own. The sweep ends early once all have.
         metrics: recorded as `info.metrics` for the parameters each step received, where `problem` returns none.
         state: of an earlier `SweepResult` of the same algorithm, keys and data, to go on from, by the rule of
-            `jills.run`: a member that had stopped stays so (set its `result` to 0 to let it go on), unless its
+            `jills.run`: a member that had stopped stays so (set `result` to 0 to let all go on), unless its
             rows are others than before.
         batch_size: members at a time on each device; None: 1 on CPUs, all on accelerators.
 
@@ -125,7 +125,7 @@ def sweep(
     if state is None:
         start = jax.tree.map(lambda leaf: np.zeros((*plan.members.shape, *leaf.shape), leaf.dtype), blank)
     else:
-        checks.check_state(state, blank, shape)
+        state = fitting(state, blank, shape)
         start = jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index, key_index], state)
 
     began = time.perf_counter()
@@ -179,10 +179,11 @@ def _available_bytes():
 
 
 def _check_started(state):
-    failed = (state.result == results.NON_FINITE) & (state.step == 0)
+    failed = np.isin(state.result, results.FAILED) & (state.step == 0)
     if np.all(failed):
         raise ValueError(
-            "every member starts with NaN or inf; look at the inputs, targets and params that problem(key) returns"
+            "every member starts with NaN or inf, or without a row of positive weight; look at the inputs, targets, "
+            "weights and params that problem(key) returns"
         )
 
 

@@ -1,5 +1,7 @@
 """Gauss–Newton on minibatches: Optax follows its direction, a step that raises its own loss is not taken."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,14 +63,30 @@ def test_any_optimizer_follows_the_direction_and_its_schedule_goes_on(key):
     np.testing.assert_array_equal(change(states[6], states[4]), 0)
 
 
+def adam(hparams):
+    return optax.adam(hparams.learning_rate)
+
+
+def test_an_optimizer_with_moments_takes_no_long_step_after_a_bad_batch(key):
+    """Its moments and its count stay in step, so that no change exceeds a few times the rate."""
+    algorithm = gauss_newton.build(NETWORK, full_batch=False, optimizer=adam)
+    states, _ = minibatches(key, 30, gauss_newton.MinibatchHparams(learning_rate=1e-3), 20, algorithm)
+    steps = [np.max(np.abs(change(new, old))) for old, new in itertools.pairwise(states)]
+    assert steps[20] == 0
+    assert max(steps[21:]) < 2e-3
+
+
 def test_defaults_without_its_own_hyperparameters_are_refused():
     with pytest.raises(ValueError, match="must have weight_decay and damping among them"):
         gauss_newton.build(NETWORK, full_batch=False, defaults=jills.adam.Hparams())
 
 
 def test_a_bad_batch_is_not_taken(key):
-    """It moves nothing, the velocity is forgotten, and the next one trains on."""
+    """It moves nothing, the velocity fades by the momentum, and the next one trains on."""
     states, loss = minibatches(key, 6, gauss_newton.MinibatchHparams(learning_rate=0.2, momentum=0.5), poison=2)
+    velocities = [jax.tree.leaves(state.inner.optimizer) for state in states]
+    for faded, before in zip(velocities[3], velocities[2], strict=True):
+        np.testing.assert_allclose(faded, 0.5 * before, rtol=1e-12)
     np.testing.assert_array_equal(change(states[3], states[2]), 0)
     assert np.linalg.norm(change(states[4], states[3])) > 0
     assert np.isfinite(loss[1])
