@@ -4,6 +4,7 @@ import inspect
 import re
 import textwrap
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,18 +141,18 @@ def test_data_of_64_bits_mean_the_same_where_jax_has_32(key):
     with jax.enable_x64(False):
         params = NETWORK.init(key, "float32")
 
-        def train(batch):
+        def train(*arrays: Any):
+            batch = jills.Batch(*arrays)
             state, info = jills.run(ADAM.algorithm, ADAM.hparams, params, batch, 2)
             assert state.fingerprint == ADAM.algorithm.init(params, batch).fingerprint
             return np.asarray(info.loss)
 
-        plain = train(jills.Batch(inputs, targets))
+        plain = train(inputs, targets)
         for size in (1e-46, 1e300):
-            np.testing.assert_allclose(train(jills.Batch(inputs, targets, np.full(11, size))), plain, rtol=1e-5)
+            np.testing.assert_allclose(train(inputs, targets, np.full(11, size)), plain, rtol=1e-5)
         large = (inputs * 1e10).astype(np.int64)
-        np.testing.assert_allclose(train(jills.Batch(large, targets)), train(jills.Batch(large.astype(float), targets)))
-        tiny = jills.Batch(inputs, np.where(np.arange(22).reshape(11, 2) == 3, 1e-41, targets))
-        train(tiny)
+        np.testing.assert_allclose(train(large, targets), train(large.astype(float), targets))
+        train(inputs, np.where(np.arange(22).reshape(11, 2) == 3, 1e-41, targets))
 
 
 @pytest.mark.parametrize("name", ["ills", "gauss_newton", "adam"])
