@@ -86,6 +86,9 @@ class Algorithm(ABC):
     keeps_activations: ClassVar[bool] = False
     tells_loss: ClassVar[bool] = False
 
+    def __post_init__(self):
+        checks.check_parts(self.network, self.loss)
+
     def start(self, params: Params) -> Any:
         """What the algorithm keeps between steps, before the first one: `state.inner`."""
         return ()

@@ -13,8 +13,9 @@ import numpy as np
 from jax.core import Tracer
 
 from jills.activations import Activation
-from jills.losses import Allowed
+from jills.losses import Allowed, Loss
 from jills.network import Network
+from jills.results import Stop
 from jills.types import Batch, Layer, Params
 
 
@@ -24,6 +25,16 @@ def known(*trees) -> bool:
     Arrays closed over are at hand even inside a trace, as long as only NumPy looks at them.
     """
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def check_parts(network, loss) -> None:
+    """Raises ValueError where an algorithm is built of something else than a network and a loss."""
+    if not isinstance(network, Network):
+        raise ValueError(f"network is {network!r}, but must be a jills.Network(sizes, activation)")
+    if not isinstance(loss, Loss):
+        raise ValueError(
+            f"loss is {loss!r}, but must be one of jills.losses, such as squared_error, or a jills.Loss(…)"
+        )
 
 
 def check_params(network: Network, params: Params) -> None:
@@ -51,14 +62,13 @@ def check_batch(network: Network, batch: Batch, dtype) -> None:
 
 
 def check_batch_shapes(network: Network, batch: Batch) -> None:
-    """Raises ValueError where the shapes of a batch do not fit the network; looks at no value."""
+    """Raises ValueError where the kinds or shapes of a batch do not fit the network; looks at no value."""
+    if not isinstance(batch, Batch):
+        raise ValueError(f"batch is a {type(batch).__name__}, but must be a jills.Batch(inputs, targets, weights=None)")
     inputs, targets, weights = batch
     sizes, n = network.sizes, np.shape(inputs)[:1]
     for name, array, width in (("inputs", inputs, sizes[0]), ("targets", targets, sizes[-1])):
-        kind = getattr(array, "dtype", None)
-        if kind is None or not (jnp.issubdtype(kind, jnp.number) or jnp.issubdtype(kind, jnp.bool_)):
-            found = f"of dtype {kind}" if kind is not None else f"a {type(array).__name__}"
-            raise ValueError(f"{name} are {found}, but must be an array of numbers; convert them with numpy.asarray")
+        check_array(name, array)
         shape = np.shape(array)
         if len(shape) != 2 or shape[1] != width or shape[:1] != n:
             hint = _hint(shape, width) if name == "targets" else ""
@@ -68,8 +78,29 @@ def check_batch_shapes(network: Network, batch: Batch) -> None:
             )
     if n == (0,):
         raise ValueError("the batch has no rows; at least one is needed")
+    if weights is not None:
+        check_array("weights", weights)
     if weights is not None and np.shape(weights) != n:
         raise ValueError(f"weights have shape {np.shape(weights)}, but must be (n,) = {n}, one number for each row")
+
+
+def check_array(name: str, array) -> None:
+    """Raises ValueError where something is no plain array of real numbers; the message has the line to write."""
+    kind = type(array)
+    if isinstance(array, np.ma.MaskedArray):
+        raise ValueError(f"{name} are a masked array; fill them ({name}.filled(…)) and give those rows weight zero")
+    if hasattr(array, "to_numpy"):
+        raise ValueError(f"{name} are a {kind.__name__}, but must be an array of numbers; give {name}.to_numpy()")
+    if not (isinstance(array, jax.Array) or kind in (np.ndarray, np.memmap)):
+        raise ValueError(
+            f"{name} are a {kind.__name__}, but must be an array of numbers; give numpy.asarray({name}, float)"
+        )
+    real = any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+    if not real or jnp.issubdtype(array.dtype, np.timedelta64):  # an integer, as NumPy has it
+        raise ValueError(
+            f"{name} are of dtype {array.dtype}, but must be real numbers; where they are numbers under another name, "
+            f"give numpy.asarray({name}, float)"
+        )
 
 
 def _hint(shape, width):
@@ -169,6 +200,27 @@ def _check_numbers(hparams, defaults, scalar):
     if scalar and any(np.ndim(leaf) > 0 for leaf in leaves):
         shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
         raise ValueError(f"hparams have shapes {shapes}, but one network takes scalars; for several use jills.sweep")
+
+
+def check_stop(stop: Stop, detail) -> None:
+    """Raises ValueError where a stop is no numbers, or looks at a gradient that the algorithm does not tell of.
+
+    Args:
+        stop: what was given.
+        detail: the algorithm's `blank_detail`.
+    """
+    if not isinstance(stop, Stop) or not all(_is_number(value) for value in stop):
+        raise ValueError(f"stop is {stop!r}, but must be a jills.Stop of numbers, such as jills.Stop(target_loss=1e-4)")
+    if not hasattr(detail, "gradient_norm") and known(stop) and np.any(np.asarray(stop.gradient_norm) >= 0):
+        raise ValueError(
+            "stop.gradient_norm is given, but this algorithm tells of no gradient (its detail has no gradient_norm); "
+            "give update_norm instead"
+        )
+
+
+def _is_number(value) -> bool:
+    array = hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.number)
+    return (array or isinstance(value, int | float)) and np.ndim(value) == 0
 
 
 def check_count(name: str, value) -> None:

@@ -182,6 +182,7 @@ def build(
         algorithm = jills.ills.build(network, jills.losses.softmax_cross_entropy)
         batch = jills.Batch(inputs, jax.nn.one_hot(labels, k))
     """
+    checks.check_parts(network, loss)
     target = default_target(loss) if target is None else target
     if not isinstance(target, Target):
         raise ValueError(

@@ -88,7 +88,16 @@ class Network:
         return tuple(layers)
 
     def forward(self, params: Params, inputs: jax.Array) -> Activations:
-        """The activations `h^1 … h^L` of every layer; the last one is the prediction `(n, k)`."""
+        """The activations `h^1 … h^L` of every layer; the last one is the prediction `(n, k)`.
+
+        Raises:
+            ValueError: inputs that are not `(n, d)`.
+        """
+        if jnp.ndim(inputs) != 2 or jnp.shape(inputs)[1] != self.sizes[0]:
+            one = "; give one row as inputs[None, :]" if jnp.shape(inputs) == self.sizes[:1] else ""
+            raise ValueError(
+                f"inputs have shape {jnp.shape(inputs)}, but network sizes {self.sizes} want (n, {self.sizes[0]}){one}"
+            )
         activations = []
         for layer, activation in zip(params, self.activations, strict=True):
             inputs = activation.forward(total_input(layer, inputs))

@@ -3,11 +3,13 @@
 import itertools
 import re
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 import jills
@@ -368,8 +370,11 @@ def test_fractions_of_steps_are_refused():
 
 def test_words_and_lists_are_no_data():
     params, batch = NETWORK.init(jax.random.key(0)), make_batch()
-    for wrong, said in (([[1.0]], "a list"), (np.array([["a"]]), "of dtype <U1")):
-        with pytest.raises(ValueError, match=f"inputs are {said}, but must be an array of numbers"):
+    for wrong, said in (
+        ([[1.0]], "a list, but must be an array"),
+        (np.array([["a"]]), "of dtype <U1, but must be real"),
+    ):
+        with pytest.raises(ValueError, match=f"inputs are {said}"):
             jills.run(ills.build(NETWORK), ills.Hparams(), params, batch._replace(inputs=wrong), 1)
     with pytest.raises(ValueError, match=r"must be a tuple of jills\.Layer"):
         jills.run(ills.build(NETWORK), ills.Hparams(), [(1, 2)], batch, 1)  # pyright: ignore[reportArgumentType] on purpose
@@ -379,3 +384,110 @@ def test_data_too_large_for_float32_are_refused_where_params_are_float32():
     params, batch = NETWORK.init(jax.random.key(0), "float32"), make_batch()
     with pytest.raises(ValueError, match="inputs hold NaN or inf in"):
         jills.run(ills.build(NETWORK), ills.Hparams(), params, batch._replace(inputs=1e200 * batch.inputs), 1)
+
+
+# Arrays that are not what they seem
+
+
+class Quantity(np.ndarray):
+    """As of libraries with units: an array that means more than its numbers."""
+
+
+NO_ARRAYS = {
+    "masked": (np.ma.masked_array(GOOD.inputs, GOOD.inputs > 0.5), r"inputs are a masked array; fill them"),
+    "objects": (GOOD.inputs.astype(object), "inputs are of dtype object, but must be real numbers"),
+    "complex": (GOOD.inputs + 0j, "inputs are of dtype complex128, but must be real numbers"),
+    "time differences": (np.ones((n, 3), "timedelta64[s]"), r"inputs are of dtype timedelta64\[s\], but must be real"),
+    "with units": (GOOD.inputs.view(Quantity), r"inputs are a Quantity, .* give numpy.asarray\(inputs, float\)"),
+    "a frame": (pd.DataFrame(GOOD.inputs), r"inputs are a DataFrame, .* give inputs.to_numpy\(\)"),
+}
+
+
+@entries
+@pytest.mark.parametrize("name", NO_ARRAYS)
+def test_arrays_that_are_not_what_they_seem_are_refused(entry, name):
+    inputs, message = NO_ARRAYS[name]
+    with pytest.raises(ValueError, match=message):
+        entry(GOOD._replace(inputs=inputs))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (pd.Series(ones(n)), r"weights are a Series, .* give weights.to_numpy\(\)"),
+        ([1.0] * n, r"weights are a list, .* give numpy.asarray\(weights, float\)"),
+        (np.ones(n, object), "weights are of dtype object"),
+    ],
+    ids=["series", "list", "objects"],
+)
+def test_weights_are_held_to_the_same(weights, message):
+    with pytest.raises(ValueError, match=message):
+        run(GOOD._replace(weights=weights))
+
+
+ORDERS = {
+    "big-endian": lambda array: array.astype(array.dtype.newbyteorder(">")),
+    "Fortran order": np.asfortranarray,
+    "strides": lambda array: np.repeat(array, 2, axis=0)[::2],
+    "backwards": lambda array: array[::-1].copy()[::-1],
+    "read-only": lambda array: np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape),
+    "longdouble": lambda array: array.astype(np.longdouble),
+}
+
+
+@entries
+@pytest.mark.parametrize("name", ORDERS)
+def test_the_order_of_bytes_and_strides_does_not_matter(entry, name, dtype):
+    """Compared with the plain copy: `run` after one of the same shape used to misread the bytes."""
+    params = make_params(dtype=dtype)
+    arrays: Any = [np.array(leaf, dtype) for leaf in (GOOD.inputs, GOOD.targets, np.linspace(0.5, 2, n))]
+    plain, odd = Batch(*arrays), Batch(*map(ORDERS[name], arrays))
+
+    def loss(batch):
+        found = entry(batch, params, ADAM)
+        state = found if isinstance(found, jills.State) else found[0]
+        return np.asarray(state.loss)
+
+    np.testing.assert_array_equal(loss(plain), loss(odd))
+
+
+def test_what_is_no_batch_no_loss_or_no_network_is_named():
+    with pytest.raises(ValueError, match=r"batch is a tuple, but must be a jills.Batch\(inputs, targets"):
+        run((GOOD.inputs, GOOD.targets))
+    for build in (jills.ills.build, jills.gauss_newton.build, jills.adam.build):
+        with pytest.raises(ValueError, match=r"loss is 'mse', but must be one of jills.losses"):
+            build(NETWORK, "mse")  # pyright: ignore[reportArgumentType] on purpose
+        with pytest.raises(ValueError, match=r"network is \(3, 5, 2\), but must be a jills.Network"):
+            build((3, 5, 2))  # pyright: ignore[reportArgumentType] on purpose
+
+
+@pytest.mark.parametrize("stop", [jills.Stop(target_loss="x"), jills.Stop(update_norm=ones(2)), (1e-4,)])  # pyright: ignore[reportArgumentType]
+def test_a_stop_that_is_no_numbers_is_refused(stop):
+    for call in (partial(jills.run, ADAM, ADAM.defaults, make_params(), GOOD, 2), partial(sweep_stop, ADAM)):
+        with pytest.raises(ValueError, match=r"stop is .*, but must be a jills.Stop of numbers"):
+            call(stop=stop)
+
+
+def sweep_stop(algorithm, stop):
+    return jills.sweep(algorithm, algorithm.defaults, lambda key: (make_params(), GOOD), KEY[None], 2, stop=stop)
+
+
+def test_a_gradient_that_nobody_tells_of_stops_nothing():
+    stop = jills.Stop(gradient_norm=1e-6)
+    for call in (partial(jills.run, ILLS, ILLS.defaults, make_params(), GOOD, 2), partial(sweep_stop, ILLS)):
+        with pytest.raises(ValueError, match=r"stop.gradient_norm is given, but this algorithm tells of no gradient"):
+            call(stop=stop)
+
+
+@pytest.mark.parametrize("keys", [np.arange(3), [0, 1], 7])
+def test_numbers_are_no_keys(keys):
+    with pytest.raises(ValueError, match=r"keys are int.*, but must be keys of JAX: jax.random.split"):
+        jills.sweep(ADAM, ADAM.defaults, lambda key: (make_params(), GOOD), keys, 2)
+
+
+def test_predictions_want_rows_of_the_right_width():
+    params = NETWORK.init(KEY)
+    with pytest.raises(ValueError, match=r"inputs have shape \(3,\), .* want \(n, 3\); give one row as inputs\[None"):
+        NETWORK.predict(params, jnp.ones(3))
+    with pytest.raises(ValueError, match=r"inputs have shape \(7, 2\), but network sizes \(3, 5, 2\) want \(n, 3\)"):
+        NETWORK.predict(params, jnp.ones((7, 2)))

@@ -41,7 +41,7 @@ from typing import Any
 
 import optax
 
-from jills import losses
+from jills import checks, losses
 from jills.gauss_newton.blocks import checked, default_blocks, one_by_one, together
 from jills.gauss_newton.dense import Dense
 from jills.gauss_newton.full_batch import Detail, FullBatch, Hparams
@@ -91,6 +91,7 @@ def build(
 
         algorithm = jills.gauss_newton.build(network, full_batch=False, optimizer=falling)
     """
+    checks.check_parts(network, loss)
     solver = as_automatic(linear_solver)
     if full_batch:
         _refuse("full_batch=True", optimizer=optimizer, defaults=defaults)

@@ -6,6 +6,7 @@ Private to `sweep`. Everything here has the members on one flat axis `[M]`.
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -126,6 +127,7 @@ class Progress(NamedTuple):
     done: int  # steps
     seconds: float = 0.0
     interrupted: bool = False
+    error: Exception | None = None  # of the report
 
 
 def drive(
@@ -139,8 +141,8 @@ def drive(
 ) -> Progress:
     """Calls chunk after chunk until all steps are done, all members have stopped, or Ctrl-C.
 
-    An interruption drops the chunk under way and keeps all before it; with none before it, there is
-    nothing to keep and the KeyboardInterrupt goes on.
+    An error of the report ends it after its chunk. An interruption drops the chunk under way and keeps all before it;
+    with none before it, there is nothing to keep and the KeyboardInterrupt goes on.
     """
     workers = range(len(plan.members))
     progress = Progress([_row(start, worker) for worker in workers], [], 0)
@@ -161,7 +163,12 @@ def drive(
             done = min(progress.done + chunk_steps, num_steps)
             progress = Progress(states, [*progress.infos, info], done, seconds)
             ended = plan.gather([(state.loss, state.result) for state in states])
-            report(done, ended[0], ended[1] != results.RUNNING)
+            try:
+                report(done, ended[0], ended[1] != results.RUNNING)
+            except Exception as error:
+                warnings.warn(f"on_chunk raised {error!r}; the sweep ends after {done} steps", stacklevel=3)
+                progress = progress._replace(interrupted=True, error=error)
+                break
             # Only a chunk that all entered stopped shows what each would record for ever after.
             all_stopped = stopped_before
     except KeyboardInterrupt:

@@ -53,6 +53,7 @@ def run(
     """
     algorithm.check(hparams, scalar=True)
     checks.check_count("run: num_steps", num_steps)
+    checks.check_stop(stop, algorithm.blank_detail)
     start = params.params if isinstance(params, State) else params
     algorithm.check_problem(start, batch)
     if isinstance(params, State):

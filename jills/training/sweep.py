@@ -34,9 +34,10 @@ class SweepResult(NamedTuple):
     state: State  # leaves [H, S, …]
     info: Info  # NumPy leaves [H, S, T, …]
     num_steps: int  # T; less than asked for only if interrupted
-    interrupted: bool  # by Ctrl-C: then the last whole chunk is what is kept
+    interrupted: bool  # by Ctrl-C or an error of `on_chunk`: then the last whole chunk is what is kept
     compile_seconds: float  # tracing and compilation
     run_seconds: float  # all chunks together, without compilation
+    error: Exception | None = None  # that `on_chunk` raised: it ends a sweep as Ctrl-C does
 
 
 def grid(train: Callable[[Any, jax.Array], Any], hparams: Any, keys: jax.Array) -> Any:
@@ -87,7 +88,8 @@ def sweep(
         keys: `(S,)` keys; members with the same key get the same start and data.
         num_steps: T ≥ 1, for each member.
         chunk_steps: steps between two returns to the host.
-        on_chunk: called after each chunk as `on_chunk(step, loss, stopped)`, see `progress_bar`.
+        on_chunk: called after each chunk as `on_chunk(step, loss, stopped)`, see `progress_bar`. If it raises, the
+            sweep ends as with Ctrl-C: with a warning, what is complete, and the exception in `result.error`.
         mesh: devices to share the members out to; None: all local devices.
         stop: when a member stops on its own. The sweep ends early once all have.
         metrics: recorded as `info.metrics` for the parameters each step received, where `problem` returns none.
@@ -111,6 +113,7 @@ def sweep(
     ):
         checks.check_count(f"sweep: {name}", value)
     algorithm.check(hparams)
+    checks.check_stop(stop, algorithm.blank_detail)
     keys = _typed(keys)
     problem = as_partial(problem)
     blank = jax.eval_shape(lambda problem, key: _checked_blank(algorithm, Member(*problem(key))), problem, keys[0])
@@ -138,7 +141,7 @@ def sweep(
     info, done = chunks.join_infos(progress, num_steps)
     final, info = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), (final, info))
     final = jax.tree.map(jnp.asarray, final)
-    return SweepResult(final, info, done, progress.interrupted, compile_seconds, progress.seconds)
+    return SweepResult(final, info, done, progress.interrupted, compile_seconds, progress.seconds, progress.error)
 
 
 def _checked_blank(algorithm, member):
@@ -149,6 +152,9 @@ def _checked_blank(algorithm, member):
 def _typed(keys):
     keys = jnp.asarray(keys)
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        if keys.dtype != jnp.uint32 or keys.ndim < 2:
+            given = f"{keys.dtype}{list(keys.shape)}"
+            raise ValueError(f"keys are {given}, but must be keys of JAX: jax.random.split(jax.random.key(0), S)")
         keys = jax.random.wrap_key_data(keys)
     if keys.ndim != 1 or keys.shape[0] < 1:
         raise ValueError(f"keys have shape {keys.shape}, but must be (S,) with S ≥ 1: jax.random.split(key, S)")

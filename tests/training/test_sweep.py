@@ -104,6 +104,22 @@ def test_interruption_keeps_whole_chunks(keys):
     chex.assert_trees_all_equal((result.state, result.info), (shorter.state, shorter.info))
 
 
+def test_an_error_of_on_chunk_keeps_what_is_complete(keys):
+    """As of a pruner: the chunk that it was told of is kept, with a warning, and the error is in the result."""
+
+    def prune(step, loss, stopped):
+        if step == 6:
+            raise RuntimeError("pruned")
+
+    with pytest.warns(UserWarning, match=r"on_chunk raised RuntimeError\('pruned'\); the sweep ends after 6 steps"):
+        result = jills.sweep(ADAM, RATES, problem, keys, 50, 3, prune)
+    shorter = jills.sweep(ADAM, RATES, problem, keys, 6, 3)
+    assert result.interrupted
+    assert str(result.error) == "pruned"
+    assert result.num_steps == 6
+    chex.assert_trees_all_equal((result.state, result.info), (shorter.state, shorter.info))
+
+
 def test_all_stopped_ends_early_with_the_same_records(keys):
     """The chunks left out would have shown members standing still, and that is what is recorded."""
     seen = []
