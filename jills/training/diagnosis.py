@@ -24,10 +24,10 @@ def diagnose(state: State, info: Info) -> Diagnosis:
     """Tells how training went, from the state and `Info` that `run` or `sweep` returned.
 
     The first rule that holds gives the word. "Flat" is: the best loss fell by less than 1 % in the
-    last fifth of the steps.
+    last fifth of the steps; of a loss that may be negative, by less than 1 % of all that was gained.
 
-    * diverged: NaN or inf, a final loss more than ten times that of the start (of this `info`), or row weights
-      that leave nothing to train on.
+    * diverged: NaN or inf, a final loss that has risen by more than nine times that of the start (of this `info`),
+      or row weights that leave nothing to train on.
     * converged: stopped by a target or tolerance; or flat, and the last update moved the parameters
       by less than 0.1 % of their norm.
     * improving: not flat; more steps would help.
@@ -60,12 +60,14 @@ def _judge(code, losses, moved, ill_conditioned, window):
     if code == results.NON_FINITE or bad.any():
         when = f"after {bad.argmax()} steps" if bad.any() else "in the parameters"
         return "diverged", f"NaN or inf {when}; best_params holds the last good ones; {_GENTLER}"
-    if final > RISE * start:
+    if final - start > (RISE - 1.0) * abs(start):
         return "diverged", f"the loss rose from {start:.3g} to {final:.3g}; {_GENTLER}"
     if code != results.RUNNING:
         return "converged", f"{results.Code(code).message}, at loss {final:.3g}"
     best = np.minimum.accumulate(losses)
-    fall = 1.0 - best[-1] / best[-1 - window] if best[-1 - window] > 0 else 0.0
+    # Of the loss; where it may be negative and its zero means nothing, of all that was gained.
+    whole = best[-1 - window] if best[-1] >= 0 else start - best[-1]
+    fall = (best[-1 - window] - best[-1]) / whole if whole > 0 else 0.0
     lately = f"best loss fell by {fall:.2%} in the last {window} steps, to {best[-1]:.3g}"
     if fall >= FLAT:
         return "improving", f"{lately}; more steps would help"

@@ -65,6 +65,14 @@ CASES = {
         "ill-conditioned",
         "add ridge, or take fewer hidden units",
     ),
+    "below zero and falling": (history(-np.linspace(24.0, 180.0, T + 1)), "improving", "20.00%"),
+    "below zero and flat": (
+        history(-np.append(np.linspace(24.0, 180.0, T - 4), np.full(5, 180.0))),
+        "stalled",
+        "0.00%",
+    ),
+    "from above zero to below": (history(np.linspace(1.0, -1.0, T + 1)), "improving", "more steps"),
+    "risen from below zero": (history(np.linspace(-1.0, 9.0, T + 1)), "diverged", "the loss rose from -1 to 9"),
     "NaN": (
         history(LATE_NAN),
         "diverged",
