@@ -9,7 +9,20 @@ from jills.losses import Loss
 from jills.network import Network
 from jills.results import Stop
 from jills.solvers import Solver
-from jills.training import Diagnosis, SweepResult, diagnose, grid, load, progress_bar, run, save, sweep
+from jills.training import (
+    Diagnosis,
+    Model,
+    SweepResult,
+    diagnose,
+    grid,
+    load,
+    load_model,
+    progress_bar,
+    run,
+    save,
+    save_model,
+    sweep,
+)
 from jills.types import Activations, Batch, Info, Layer, Member, Params, State
 
 __version__ = "0.1.0"
@@ -25,6 +38,7 @@ __all__ = [
     "Layer",
     "Loss",
     "Member",
+    "Model",
     "Network",
     "Params",
     "Solver",
@@ -38,12 +52,14 @@ __all__ = [
     "grid",
     "ills",
     "load",
+    "load_model",
     "losses",
     "product",
     "progress_bar",
     "results",
     "run",
     "save",
+    "save_model",
     "solvers",
     "sweep",
     "training",

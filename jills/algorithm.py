@@ -188,9 +188,8 @@ class Algorithm(ABC):
 
         def look():
             fresh = self._restart(state, prepared, mark)
-            close = jnp.abs(fresh.loss - state.loss) <= SAME_LOSS * jnp.finfo(fresh.loss.dtype).eps * jnp.abs(
-                state.loss
-            )
+            rounding = float(jnp.finfo(fresh.loss.dtype).eps) * jnp.abs(state.loss)
+            close = jnp.abs(fresh.loss - state.loss) <= SAME_LOSS * rounding
             return _records_of(state, fresh, close & (state.fingerprint != 0))
 
         return lax.cond(state.fingerprint == mark, lambda: state, look), prepared

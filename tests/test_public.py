@@ -58,7 +58,7 @@ WINGS = {
     ],
     "training": [
         {"run", "diagnosis", "checkpoint", "progress"},
-        {"chunks"},
+        {"chunks", "models"},
         {"sweep"},
         {"__init__"},
     ],

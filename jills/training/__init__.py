@@ -6,20 +6,24 @@ The modules of this package are private; what is public stands here and in `jill
 from jills.training.checkpoint import load, save, write_whole
 from jills.training.chunks import num_cores
 from jills.training.diagnosis import Diagnosis, diagnose
+from jills.training.models import Model, load_model, save_model
 from jills.training.progress import progress_bar
 from jills.training.run import run
 from jills.training.sweep import SweepResult, grid, sweep
 
 __all__ = [
     "Diagnosis",
+    "Model",
     "SweepResult",
     "diagnose",
     "grid",
     "load",
+    "load_model",
     "num_cores",
     "progress_bar",
     "run",
     "save",
+    "save_model",
     "sweep",
     "write_whole",
 ]

@@ -17,9 +17,12 @@ def save(path: str | Path, tree: Any) -> None:
         path: the file, ending in `.npz`; an older one is replaced.
         tree: leaves become entries named by their place, such as `.params[0].weight`.
     """
-    path = Path(path)
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    entries: dict[str, Any] = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
+    save_arrays(Path(path), {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves})
+
+
+def save_arrays(path: Path, entries: dict[str, Any]) -> None:
+    """Writes named arrays as `.npz`."""
 
     def write(place):
         with place.open("wb") as file:
