@@ -28,7 +28,9 @@ Three ways to solve, chosen by size (`Automatic`; `linear_solver=` takes another
   that the step before took.
 
 Inside the solves of the first layer the inputs are centred and scaled (`coordinates`):
-a damping of `I` could not hold inputs of 1e6 and of 1 together. λ and D mean those coordinates.
+a damping of `I` could not hold inputs of 1e6 and of 1 together. On a full batch with squared error and the identity
+as output, targets and the output layer's parameters are taken in units of the targets' size, a power of two, so that
+nothing depends on the units that the targets came in. λ and D mean those coordinates.
 
 References: Levenberg 1944; Marquardt 1963; Nielsen 1999 (damping); Martens & Grosse 2015
 (arXiv 1503.05671, preconditioner); Schraudolph 2002 (products with Gauss–Newton matrices).

@@ -39,8 +39,9 @@ class Dense:
         eye = identity_like(gram)
         # Below this share of its mean diagonal the Gram matrix holds nothing but rounding.
         floor = p * float(jnp.finfo(gram.dtype).eps)
-        shift = jnp.maximum(damping, floor) * (jnp.trace(gram) / p + objective.decay)
-        gram = 0.5 * (gram + gram.T) + objective.decay * _penalty(model, eye)
+        decays = _of_each(model, model.decays)
+        shift = jnp.maximum(damping, floor) * (jnp.trace(gram) + jnp.sum(decays)) / p
+        gram = 0.5 * (gram + gram.T) + decays[:, None] * _penalty(model, eye)
         right = -flatten(model.gradient)
         if self.rows is not None and objective.loss.quadratic:
             x = _by_rows(self.rows, model, jacobian, shift)
@@ -49,6 +50,11 @@ class Dense:
             x = linalg.solve(gram + (shift + tiny) * eye, right)
         decrease = jnp.dot(right, x) - 0.5 * jnp.dot(x, matmul(gram, x))
         return unflatten(x, model.gradient), decrease
+
+
+def _of_each(model, numbers):
+    """One number for each layer of the block as one for each parameter, `(p,)`."""
+    return flatten([jnp.full_like(part, number) for number, part in zip(numbers, model.gradient, strict=True)])
 
 
 def _penalty(model, eye):
@@ -66,12 +72,12 @@ def _by_rows(solver, model, jacobian, shift):
     k, p, n = jacobian.shape
     root = jnp.sqrt(objective.rows.omega * (2.0 / k))[None, :]
     rows = jnp.moveaxis(root[:, None] * jacobian, 1, 2).reshape(k * n, p)
-    right = (root * (objective.rows.targets.T - linear.current.prediction)).reshape(k * n)
+    right = (root * (objective.rows.targets_in_units.T - linear.current.prediction)).reshape(k * n)
     basis = jax.vmap(lambda row: flatten(linear.to_params(unflatten(row, model.gradient))))(
         jnp.eye(p, dtype=rows.dtype)
     )
-    decay = jnp.sqrt(objective.decay)
-    rows = jnp.concatenate([rows, decay * basis.T])
+    decay = jnp.sqrt(_of_each(model, model.decays))
+    rows = jnp.concatenate([rows, decay[:, None] * basis.T])
     right = jnp.concatenate([right, -decay * flatten(list(linear.params))])
     # The ridge of a solver is relative to the mean square of the columns.
     mean = jnp.sum(jnp.square(rows)) / p

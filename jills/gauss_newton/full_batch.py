@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import results
+from jills.activations import identity
 from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import LARGEST_DAMPING, Damping, follow, undisturbed
-from jills.gauss_newton.line_search import Position, backtrack
+from jills.gauss_newton.line_search import Position, backtrack, shrunk
 from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Model, Objective, Rows
 from jills.gauss_newton.solve import Automatic, propose
@@ -73,29 +74,31 @@ class FullBatch(Algorithm):
         return self.blocks[-1] == (0, self.network.num_layers - 1)
 
     def precompute(self, batch: Batch) -> Rows:
-        """The inputs, centred and scaled, once for all steps."""
-        return Rows.of(batch)
+        """The inputs centred and scaled, and the unit of the targets, once for all steps."""
+        return Rows.of(batch, in_units=self.loss.quadratic and self.network.output == identity)
 
     def update(self, hparams: Any, state: State, batch: Any) -> tuple[State, Detail]:
         """Every block in turn; the line searches know the loss of the new parameters already."""
         objective = Objective(self.network, self.loss, batch, hparams.weight_decay)
-        matrices = linearization.stack(state.params)
+        matrices = objective.in_units(linearization.stack(state.params))
         current = objective.forward(matrices)
-        start = position = Position(matrices, current, state.loss, state.loss + objective.penalty(matrices))
+        loss = objective.loss_of(current.prediction)
+        start = position = Position(matrices, current, loss, loss + objective.penalty(matrices))
+        if objective.rows.unit is not None:
+            position = shrunk(objective, start)
         lambdas, last_change = hparams.damping * state.inner.damping.factor, state.inner.last_change
         preconditioners, proposals, shares, gains = None, [], [], []
         for index, block in enumerate(self.blocks):
             if self.linear_solver.is_preconditioned(objective, block) and preconditioners is None:
                 preconditioners = self._preconditioners(objective, position, lambdas)
             warm = self._warm(objective, index)
-            guess = list(linearization.stack(last_change)) if warm else None
+            guess = list(objective.in_units(linearization.stack(last_change))) if warm else None
             model = Model.of(objective, block, position.matrices, position.current)
             proposal = propose(self.linear_solver, model, lambdas[index], preconditioners, guess)
             share, new = backtrack(objective, block, position, proposal.change)
             if warm:
-                last_change = linearization.split(
-                    [jnp.where(share > 0, part, jnp.zeros_like(part)) for part in proposal.change]
-                )
+                taken = [jnp.where(share > 0, part, jnp.zeros_like(part)) for part in proposal.change]
+                last_change = linearization.split(objective.out_of_units(taken))
             proposals.append(proposal)
             shares.append(share)
             promised = jnp.where(proposal.decrease > 0, proposal.decrease, 1.0)
@@ -107,12 +110,13 @@ class FullBatch(Algorithm):
         inner = Inner(follow(state.inner.damping, free, share, gain, hparams.damping), last_change)
         detail = Detail(
             gradient_norm=objective.gradient_norm(start.matrices, start.current),
-            objective=start.value,
+            objective=objective.true(start.value),
             damping=jnp.max(lambdas),
             accepted=jnp.sum(share > 0, dtype=jnp.int32),  # a sum of int32 is int64 where 64 bits are on
             products=add([proposal.products for proposal in proposals]),
         )
-        return state._replace(params=linearization.split(position.matrices), inner=inner, loss=position.loss), detail
+        params = linearization.split(objective.out_of_units(position.matrices))
+        return state._replace(params=params, inner=inner, loss=objective.true(position.loss)), detail
 
     def _warm(self, objective, index):
         """Whether a block's conjugate gradients start from the last step's direction: that of all layers, the last."""

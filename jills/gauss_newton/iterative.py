@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,10 +42,16 @@ def preconditioners(
 def _preconditioners(objective, linear, roots, dampings):
     layers = _factors(objective, linear, roots)
     tiny = float(jnp.finfo(objective.decay.dtype).tiny) ** 0.5
-    size = sum(matrix.size for matrix in linear.params)
-    mean = add([layer.trace for layer in layers]) / size + objective.decay
-    shifts = [damping * mean + objective.decay + tiny for damping in dampings]
+    decays = objective.decays[linear.block[0] : linear.block[1] + 1]
+    scale = mean_diagonal(layers, decays, [matrix.size for matrix in linear.params])
+    shifts = [damping * scale + decay + tiny for damping, decay in zip(dampings, decays, strict=True)]
     return dict(enumerate(kronecker.preconditioners(layers, shifts), linear.block[0]))
+
+
+def mean_diagonal(layers: Sequence[Any], decays: Sequence[jax.Array], sizes: Sequence[int]) -> jax.Array:
+    """`D = tr(G) / p + δ`, with the mean of δ over the parameters where layers differ in it."""
+    traces = add([layer.trace for layer in layers])
+    return (traces + add([decay * size for decay, size in zip(decays, sizes, strict=True)])) / sum(sizes)
 
 
 def _factors(objective: Objective, linear: LinearBlock, roots):
@@ -90,16 +97,16 @@ def solve(
         known: preconditioners of the block's layers, perhaps of slightly older parameters; None: taken here.
         guess: a change Δ to start from.
     """
-    linear, decay, roots = model.linear, model.objective.decay, model.roots()
+    linear, roots = model.linear, model.roots()
     if model.is_quadratic:
         # Its factors are exact up to rounding, and a few products reach it. Where units are collinear or dead
         # the Gram matrix holds only rounding: without a floor parameters of 1e14 come of it.
-        eps = float(jnp.finfo(decay.dtype).eps)
-        method, damping, known = ConjugateGradients(12, 1e3 * eps), jnp.full_like(decay, eps), None
+        eps = float(jnp.finfo(damping.dtype).eps)
+        method, damping, known = ConjugateGradients(12, 1e3 * eps), jnp.full_like(damping, eps), None
     if known is None:
         known = _preconditioners(model.objective, linear, roots, [damping] * len(model.gradient))
     own = [known[layer] for layer in range(linear.block[0], linear.block[1] + 1)]
-    shift = damping * (add([one.trace for one in own]) / model.num_params + decay)
+    shift = damping * mean_diagonal(own, model.decays, [part.size for part in model.gradient])
     penalty = model.penalty()
 
     def precondition(residual):

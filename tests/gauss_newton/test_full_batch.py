@@ -282,6 +282,55 @@ def test_the_units_of_the_inputs_do_not_matter(key):
     np.testing.assert_allclose(info.loss[:15], expected.loss[:15], rtol=1e-6)
 
 
+@pytest.mark.parametrize("power", [-50, -20, 20, 50])
+def test_the_units_of_the_targets_do_not_matter(power, key, dtype):
+    """Targets and the start's output layer times a power of two: the same steps, bit for bit, decay and all."""
+    params, batch = noisy(key, dtype)
+    unit = jnp.asarray(2.0**power, dtype)
+    hparams = gauss_newton.Hparams(weight_decay=1e-3)
+    expected, plain = train(params, batch, hparams=hparams._replace(weight_decay=0.0))
+    moved = (params[0], jills.Layer(params[1].weight * unit, params[1].bias * unit))
+    scaled = batch._replace(targets=batch.targets * unit)
+    state, info = train(moved, scaled, hparams=hparams._replace(weight_decay=0.0))
+    np.testing.assert_array_equal(info.loss, plain.loss * unit**2)
+    np.testing.assert_array_equal(state.params[0].weight, expected.params[0].weight)
+    np.testing.assert_array_equal(state.params[1].weight, expected.params[1].weight * unit)
+    taken = np.arange(STEPS) < int(state.step)
+    np.testing.assert_allclose(info.detail.objective[taken], info.loss[taken], rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e-6, 1e6, 1e15])
+def test_a_start_in_other_units_trains_as_well(size, key):
+    """In float32, with the start of a network for targets of size one."""
+    params, batch = noisy(key, "float32", n=53)
+    algorithm = gauss_newton.build(NETWORK)
+    shares = []
+    for unit in (1.0, size):
+        targets = np.asarray(batch.targets, np.float64) * unit
+        scaled = batch._replace(targets=jnp.asarray(targets, "float32"))
+        state, info = jills.run(algorithm, gauss_newton.Hparams(), params, scaled, STEPS)
+        assert info.finite.all()
+        predicted = np.asarray(NETWORK.predict(state.params, batch.inputs), np.float64)
+        shares.append(np.mean((predicted - targets) ** 2) / np.var(targets))
+    assert shares[1] < 1.3 * shares[0]
+
+
+def test_the_gradient_norm_is_that_of_autodiff_in_any_units(key):
+    params, batch = problem(key)
+    batch = batch._replace(targets=100.0 * batch.targets)
+
+    def objective(params):
+        loss = losses.squared_error(NETWORK.predict(params, batch.inputs), batch.targets)
+        return loss + 0.5e-3 * sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params))
+
+    state = init(FULL, params, batch)
+    _, info = step(FULL, gauss_newton.Hparams(weight_decay=1e-3), state, batch)
+    gradient = jax.tree.leaves(jax.grad(objective)(params))
+    expected = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in gradient))
+    np.testing.assert_allclose(info.detail.gradient_norm, expected, rtol=1e-9)
+    np.testing.assert_allclose(info.detail.objective, objective(params), rtol=1e-12)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, -1e6])
 def test_a_constant_input_is_harmless(value, key, dtype):
     params, batch = noisy(key, dtype)

@@ -116,9 +116,11 @@ def test_a_least_squares_solver_on_the_rows_gives_the_same_step(name):
 def test_a_step_takes_its_blocks_in_order(solver):
     """Each from the parameters that the one before left, and only where the objective falls.
 
-    Conjugate gradients take D where they first meet a block in the step.
+    Conjugate gradients take D where they first meet a block in the step. The targets are of size one, so that the
+    step has their unit.
     """
     network, params, batch = draw((3, 5, 2))
+    batch = batch._replace(targets=batch.targets / jnp.std(batch.targets))
     algorithm: Any = gauss_newton.build(network, linear_solver=solver)
     dense = solver != CONVERGED
     hparams = gauss_newton.Hparams(weight_decay=1e-3, damping=1e-3)
