@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import optax
 
 from jills import losses
-from jills.algorithm import Algorithm, in_dtype
-from jills.hparams import Limit
+from jills.algorithm import Algorithm
+from jills.hparams import Limit, in_dtype
 from jills.network import Network
 from jills.types import Batch, Params, State
 

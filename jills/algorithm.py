@@ -50,9 +50,9 @@ from jax import lax
 from jills import checks, results
 from jills.batches import fingerprint, has_weight, prepare
 from jills.hparams import cast
-from jills.linalg import HIGHEST, flatten
 from jills.losses import Loss, squared_error
 from jills.network import Network
+from jills.states import is_finite, keep_best, norm_of_change, same_loss, with_records
 from jills.types import Batch, Info, Params, State
 
 
@@ -188,9 +188,7 @@ class Algorithm(ABC):
 
         def look():
             fresh = self._restart(state, prepared, mark)
-            rounding = float(jnp.finfo(fresh.loss.dtype).eps) * jnp.abs(state.loss)
-            close = jnp.abs(fresh.loss - state.loss) <= SAME_LOSS * rounding
-            return _records_of(state, fresh, close & (state.fingerprint != 0))
+            return with_records(fresh, state, same_loss(fresh, state) & (state.fingerprint != 0))
 
         return lax.cond(state.fingerprint == mark, lambda: state, look), prepared
 
@@ -257,47 +255,3 @@ class Algorithm(ABC):
             new = keep_best(new, finite)
         change = norm_of_change(new.params, state.params)
         return new._replace(step=state.step + 1), Info(state.loss, change, finite, detail)
-
-
-SAME_LOSS = 100.0  # losses of the same rows differ by less than this many units of rounding
-
-
-def _records_of(old, new, keep):
-    """The new state, with `best_*` and `result` of the old one where they are to be kept."""
-    choose = lambda one, other: jnp.where(keep, one, other)  # noqa: E731 used at once
-    return new._replace(
-        best_params=jax.tree.map(choose, old.best_params, new.best_params),
-        best_loss=choose(old.best_loss, new.best_loss),
-        result=choose(old.result, new.result),
-    )
-
-
-def keep_best(state: State, finite: jax.Array) -> State:
-    """The state with its parameters as the best ones where they are finite and their loss is lower than any before."""
-    better = finite & (state.loss < state.best_loss)
-    return state._replace(
-        best_params=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.params, state.best_params),
-        best_loss=jnp.where(better, state.loss, state.best_loss),
-    )
-
-
-def is_finite(state: State) -> jax.Array:
-    """Whether the loss and every parameter are finite, `()` bool."""
-    # One array, for the sake of the compiler: two leaves for each layer make many small kernels.
-    return jnp.isfinite(state.loss) & jnp.all(jnp.isfinite(flatten(jax.tree.leaves(state.params))))
-
-
-def norm_of_change(new: Params, old: Params) -> jax.Array:
-    """`‖new − old‖₂` over all parameters, `()`."""
-    change = flatten(jax.tree.leaves(jax.tree.map(jnp.subtract, new, old)))
-    return jnp.sqrt(jnp.vdot(change, change, precision=HIGHEST))
-
-
-def in_dtype(tree: Any, dtype) -> Any:
-    """Optax's state in a dtype: it starts some leaves as weak Python numbers, for which a scan would compile twice."""
-
-    def fix(leaf):
-        leaf = jnp.asarray(leaf)
-        return leaf.astype(dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype)
-
-    return jax.tree.map(fix, tree)

@@ -106,3 +106,13 @@ def as_columns(hparams: Hparams) -> tuple[int, Hparams]:
 def cast(tree: Any, dtype: Any) -> Any:
     """Every leaf as an array of a dtype."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+def in_dtype(tree: Any, dtype) -> Any:
+    """Optax's state in a dtype: it starts some leaves as weak Python numbers, for which a scan would compile twice."""
+
+    def fix(leaf):
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype)
+
+    return jax.tree.map(fix, tree)

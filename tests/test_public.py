@@ -35,7 +35,7 @@ FIELDS = {
 }
 LAYERS = [
     {"types", "activations", "linalg"},
-    {"network", "batches", "hparams"},
+    {"network", "batches", "hparams", "states"},
     {"losses", "solvers", "conjugate_gradients", "results"},
     {"checks", "targets"},
     {"algorithm"},

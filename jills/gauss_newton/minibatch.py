@@ -20,14 +20,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jills.algorithm import Algorithm, in_dtype
+from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import Damping, back_off, undisturbed
 from jills.gauss_newton.full_batch import Detail
 from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Model, Objective, Rows
 from jills.gauss_newton.solve import Automatic, propose
-from jills.hparams import Limit, by_keyword
+from jills.hparams import Limit, by_keyword, in_dtype
 from jills.network import Network
 from jills.types import Batch, Params, State
 
