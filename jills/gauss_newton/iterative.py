@@ -61,7 +61,8 @@ def _factors(objective: Objective, linear: LinearBlock, roots):
     part, current = objective, linear.current
     if few is not None:
         rows = objective.rows
-        part = objective._replace(rows=rows._replace(targets=rows.targets[few], omega=rows.omega[few]))
+        some = rows._replace(targets_in_units=rows.targets_in_units[few], omega=rows.omega[few])
+        part = objective._replace(rows=some)
         current = jax.tree.map(lambda leaf: leaf[:, few], current)
     if roots is not None:
         sensitivity = [_columns(root, few)[None] for root in roots]

@@ -282,6 +282,19 @@ def test_the_units_of_the_inputs_do_not_matter(key):
     np.testing.assert_allclose(info.loss[:15], expected.loss[:15], rtol=1e-6)
 
 
+@pytest.mark.parametrize("loss", [losses.squared_error, losses.softmax_cross_entropy], ids=["squared", "softmax"])
+def test_some_of_many_rows_make_the_preconditioner(loss, key):
+    """Three outputs and more rows than its factors are taken from: the step is as good as any."""
+    network = jills.Network((3, 5, 3), activations.tanh)
+    inputs = jax.random.normal(key, (1500, 3), "float32")
+    targets = jax.nn.softmax(3 * network.predict(network.init(jax.random.key(1), "float32"), inputs))
+    algorithm = gauss_newton.build(network, loss, jills.ConjugateGradients(30, 1e-3))
+    params, batch = network.init(key, "float32"), jills.Batch(inputs, targets)
+    state, info = jills.run(algorithm, gauss_newton.Hparams(), params, batch, 10)
+    least = loss(jnp.log(targets) if loss is losses.softmax_cross_entropy else targets, targets)
+    assert state.loss - least < 0.05 * (info.loss[0] - least)
+
+
 @pytest.mark.parametrize("power", [-50, -20, 20, 50])
 def test_the_units_of_the_targets_do_not_matter(power, key, dtype):
     """Targets and the start's output layer times a power of two: the same steps, bit for bit, decay and all."""
