@@ -107,25 +107,24 @@ def test_parameters_that_are_not_finite_are_never_the_best(key):
     assert seen.best_loss == 1e9
 
 
-@pytest.mark.parametrize("weights", [0.0, -1.0, jnp.inf], ids=["zero", "negative", "infinite"])
 @pytest.mark.parametrize("name", ["ills", "gauss_newton", "adam", "adam_minibatch"])
-def test_rows_without_usable_weights_are_a_result_inside_a_trace(name, weights, key):
-    """As an empty fold of a sweep: it is not trained and never has the lowest best loss."""
-    case, keys = CASES[name], jax.random.split(key, 2)
+def test_rows_without_usable_weights_are_a_result_inside_a_trace(name, key):
+    """Zero, negative and infinite, as empty folds of a sweep: not trained, and never of the lowest best loss."""
+    case, keys = CASES[name], jax.random.split(key, 4)
+    spoilt = jnp.ones((4, 11)).at[1].set(0.0).at[2, 3].set(-1.0).at[3, 3].set(jnp.inf)
 
     def fold(key):
         params, batch = problem(key)
-        bad = jnp.all(jax.random.key_data(key) == jax.random.key_data(keys[1]))
-        spoilt = jnp.full(11, weights).at[0].set(0.0 if weights == 0 else 1.0)
-        return jills.Member(params, batch._replace(weights=jnp.where(bad, spoilt, jnp.ones(11))))
+        number = jnp.argmax(jnp.all(jax.random.key_data(keys) == jax.random.key_data(key)[None], axis=1))
+        return jills.Member(params, batch._replace(weights=spoilt[number]))
 
     hparams = jax.tree.map(lambda leaf: leaf[:1] if np.ndim(leaf) else leaf, case.grids[0])
     result = jills.sweep(case.algorithm, hparams, fold, keys, 3, 3)
     assert result.state.result[0, 0] == results.RUNNING
-    assert result.state.result[0, 1] in results.FAILED
-    assert result.state.step[0, 1] == 0
-    assert np.isinf(result.state.best_loss[0, 1])
-    assert jills.diagnose(result.state, result.info).word[0, 1] == "diverged"
+    assert np.isin(result.state.result[0, 1:], results.FAILED).all()
+    assert (result.state.step[0, 1:] == 0).all()
+    assert np.isinf(result.state.best_loss[0, 1:]).all()
+    assert (jills.diagnose(result.state, result.info).word[0, 1:] == "diverged").all()
 
 
 def test_a_stopped_state_goes_on_once_its_result_is_zero(key):
