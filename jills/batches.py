@@ -78,7 +78,7 @@ def fingerprint(batch: Batch, dtype) -> jax.Array:
         if array is not None:
             bits = lax.bitcast_convert_type(array, jnp.uint32).ravel()  # two for each float64
             place = lax.iota(jnp.uint32, bits.size)
-            total = total + jnp.sum(_mix(bits + np.uint32(0x9E3779B9) * (place + _seed(salt, array))), dtype=jnp.uint32)
+            total = total + jnp.sum(mix(bits + np.uint32(0x9E3779B9) * (place + _seed(salt, array))), dtype=jnp.uint32)
     return total | np.uint32(1)
 
 
@@ -90,7 +90,8 @@ def _seed(salt, array):
     return np.uint32(mixed)
 
 
-def _mix(h):
+def mix(h: jax.Array) -> jax.Array:
+    """The finalizer of MurmurHash3, on uint32: every bit of it depends on every bit of what it is given."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         h = (h ^ (h >> np.uint32(shift))) * np.uint32(factor)
     return h ^ (h >> np.uint32(16))

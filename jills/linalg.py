@@ -47,9 +47,9 @@ def unflatten(flat: jax.Array, like: Vector) -> Vector:
     return [piece.reshape(part.shape) for piece, part in zip(jnp.split(flat, ends), like, strict=True)]
 
 
-def identity_like(matrix: jax.Array) -> jax.Array:
-    """The identity of a square matrix's size and dtype."""
-    return jnp.asarray(np.eye(matrix.shape[0]), matrix.dtype)
+def positive(number: jax.Array) -> jax.Array:
+    """What may be divided by: 1 in place of zero, of less, and of NaN."""
+    return jnp.where(number > 0, number, jnp.ones_like(number))
 
 
 def fold_batches(one: Callable[..., Any], at_once: Callable[..., Any]) -> Callable[..., Any]:

@@ -49,6 +49,7 @@ WINGS = {
         {"linearization", "damping"},
         {"coordinates"},
         {"block", "kronecker", "blocks"},
+        {"rows"},
         {"model"},
         {"dense", "iterative", "line_search"},
         {"solve"},

@@ -62,6 +62,23 @@ class Scaling(NamedTuple):
         """The gradient in the parameters from that in Δ': `T⁻ᵀ g'`."""
         return jnp.concatenate([self.scale[:, None] * scaled[:-1] + self.mean[:, None] * scaled[-1:], scaled[-1:]])
 
-    def square(self) -> jax.Array:
-        """`TᵀT`, `(d + 1, d + 1)`."""
-        return self.transposed(self.to_params(jnp.eye(self.mean.shape[0] + 1, dtype=self.mean.dtype)))
+    def square(self) -> "Square":
+        """`TᵀT`."""
+        per_input = 1 / jnp.square(self.scale)
+        zero, one = jnp.zeros(1, per_input.dtype), jnp.ones(1, per_input.dtype)
+        return Square(jnp.concatenate([per_input, zero]), jnp.concatenate([-self.mean / self.scale, one]))
+
+
+class Square(NamedTuple):
+    """`TᵀT = diag(c) + u uᵀ`, `(d + 1, d + 1)`, without the matrix."""
+
+    diagonal: jax.Array  # (d + 1,) c
+    vector: jax.Array  # (d + 1,) u
+
+    def __call__(self, change: jax.Array) -> jax.Array:
+        """`TᵀT Δ'`."""
+        return self.diagonal[:, None] * change + self.vector[:, None] * matmul(self.vector[None, :], change)
+
+    def matrix(self) -> jax.Array:
+        """As an array, where it is small."""
+        return jnp.diag(self.diagonal) + self.vector[:, None] * self.vector[None, :]

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import results
-from jills.activations import identity
 from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import LARGEST_DAMPING, Damping, follow, undisturbed
 from jills.gauss_newton.line_search import Position, backtrack, shrunk
 from jills.gauss_newton.linearization import Block
-from jills.gauss_newton.model import Model, Objective, Rows
+from jills.gauss_newton.model import Model, Objective, has_units
+from jills.gauss_newton.rows import Rows, size_of
 from jills.gauss_newton.solve import Automatic, propose
 from jills.hparams import Limit, by_keyword
 from jills.linalg import add
@@ -74,16 +74,14 @@ class FullBatch(Algorithm):
         return self.blocks[-1] == (0, self.network.num_layers - 1)
 
     def precompute(self, batch: Batch) -> Rows:
-        """The inputs centred and scaled, and the unit of the targets, once for all steps."""
-        return Rows.of(batch, in_units=self.loss.quadratic and self.network.output == identity)
+        """The inputs centred and scaled, their second moment, and the unit of the targets, once for all steps."""
+        rows = Rows.of(batch, size_of(batch, not self.loss.quadratic) if has_units(self.network, self.loss) else None)
+        return rows.with_moment(exact=self.network.num_layers == 1 and self.loss.quadratic)
 
     def update(self, hparams: Any, state: State, batch: Any) -> tuple[State, Detail]:
         """Every block in turn; the line searches know the loss of the new parameters already."""
-        objective = Objective(self.network, self.loss, batch, hparams.weight_decay)
-        matrices = objective.in_units(linearization.stack(state.params))
-        current = objective.forward(matrices)
-        loss = objective.loss_of(current.prediction)
-        start = position = Position(matrices, current, loss, loss + objective.penalty(matrices))
+        objective = Objective.of(self.network, self.loss, batch, hparams.weight_decay)
+        start = position = Position.of(objective, objective.in_units(linearization.stack(state.params)))
         if objective.rows.unit is not None:
             position = shrunk(objective, start)
         lambdas, last_change = hparams.damping * state.inner.damping.factor, state.inner.last_change

@@ -22,6 +22,13 @@ class Position(NamedTuple):
     loss: jax.Array  # ()
     value: jax.Array  # () of the objective, loss + ½ δ ‖θ‖²
 
+    @classmethod
+    def of(cls, objective: Objective, matrices: tuple[jax.Array, ...]) -> "Position":
+        """That of parameters `θ^l`."""
+        current = objective.forward(matrices)
+        loss = objective.loss_of(current.prediction)
+        return cls(matrices, current, loss, loss + objective.penalty(matrices))
+
 
 OUTSIZED = 1e4  # a loss of so many variances of the targets
 

@@ -13,6 +13,7 @@ Preconditioner and D serve `RENEWAL` steps, or until one is not taken.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -24,8 +25,10 @@ from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import Damping, back_off, undisturbed
 from jills.gauss_newton.full_batch import Detail
+from jills.gauss_newton.line_search import Position, shrunk
 from jills.gauss_newton.linearization import Block
-from jills.gauss_newton.model import Model, Objective, Rows
+from jills.gauss_newton.model import Model, Objective, has_units
+from jills.gauss_newton.rows import Rows, size_of
 from jills.gauss_newton.solve import Automatic, propose
 from jills.hparams import Limit, by_keyword, in_dtype
 from jills.network import Network
@@ -82,6 +85,7 @@ class Inner(NamedTuple):
     optimizer: Any  # Optax's state
     preconditioners: iterative.Preconditioners  # of each layer
     left: jax.Array  # () int32, steps that they still serve
+    unit: jax.Array  # () of the targets, that of the first batch, since preconditioners outlive theirs; 0 before it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,40 +109,51 @@ class Minibatch(Algorithm):
         dtype = params[0].weight.dtype
         preconditioners = iterative.blank_preconditioners(self.network, dtype)
         optimizer = in_dtype(self.optimizer(self.defaults).init(params), dtype)
-        return Inner(undisturbed(1, dtype), optimizer, preconditioners, jnp.zeros((), jnp.int32))
+        blank = jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
+        return Inner(undisturbed(1, dtype), optimizer, preconditioners, *blank)
 
     def update(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Detail]:
         """One step from the direction of this batch."""
-        objective = Objective(self.network, self.loss, Rows.of(batch), hparams.weight_decay)
-        matrices = linearization.stack(state.params)
-        current = objective.forward(matrices)
-        value = objective.loss_of(current.prediction) + objective.penalty(matrices)
+        unit = self._unit(state.inner.unit, batch)
+        objective = Objective.of(self.network, self.loss, Rows.of(batch, unit), hparams.weight_decay)
+        start = Position.of(objective, objective.in_units(linearization.stack(state.params)))
+        position = start if unit is None else shrunk(objective, start)
         damping = hparams.damping * state.inner.damping.factor[0]
-        preconditioners = self._preconditioners(objective, matrices, current, damping, state.inner)
-        model = Model.of(objective, self.block, matrices, current)
+        preconditioners = self._preconditioners(objective, position, damping, state.inner)
+        model = Model.of(objective, self.block, position.matrices, position.current)
         proposal = propose(self.linear_solver, model, damping, preconditioners)
-        change, followed = self._follow(hparams, state, linearization.split(proposal.change))
-        moved = jax.tree.map(jnp.add, state.params, change)
-        new = linearization.stack(moved)
-        after = objective.loss_of(objective.forward(new).prediction) + objective.penalty(new)
+        direction = linearization.split(objective.out_of_units(proposal.change))
+        change, followed = self._follow(hparams, state, direction)
+        base = linearization.split(objective.out_of_units(position.matrices))
+        moved = jax.tree.map(jnp.add, base, change)
+        after = Position.of(objective, objective.in_units(linearization.stack(moved))).value
         # A step that does not even lower the objective of its own batch is not taken.
-        kept = jnp.isfinite(after) & (after <= value)
+        kept = jnp.isfinite(after) & (after <= start.value)
         _, faded = self._follow(hparams, state, jax.tree.map(jnp.zeros_like, state.params))
         params, optimizer = jax.tree.map(
             lambda new, old: jnp.where(kept, new, old), (moved, followed), (state.params, faded)
         )
         left = jnp.where(kept, (state.inner.left - 1) % RENEWAL, 0)
-        inner = Inner(back_off(state.inner.damping, kept), optimizer, preconditioners, left)
-        gradient_norm = objective.gradient_norm(matrices, current)
-        detail = Detail(gradient_norm, value, damping, kept.astype(jnp.int32), proposal.products)
+        unit = state.inner.unit if unit is None else unit
+        inner = Inner(back_off(state.inner.damping, kept), optimizer, preconditioners, left, unit)
+        gradient_norm = objective.gradient_norm(start.matrices, start.current)
+        detail = Detail(gradient_norm, objective.true(start.value), damping, kept.astype(jnp.int32), proposal.products)
         return state._replace(params=params, inner=inner), detail
 
-    def _preconditioners(self, objective, matrices, current, damping, inner):
+    def _unit(self, known, batch):
+        """That of the targets: known from the first batch on; None where they have none."""
+        if not has_units(self.network, self.loss):
+            return None
+        return lax.cond(known > 0, lambda: known, lambda: size_of(batch, not self.loss.quadratic))
+
+    def _preconditioners(self, objective, position, damping, inner):
         """Those of earlier steps, as long as they serve."""
         if not self.linear_solver.is_preconditioned(objective, self.block):
             return inner.preconditioners
         dampings = [damping] * self.network.num_layers
-        take = lambda: iterative.preconditioners(objective, self.block, matrices, current, dampings)  # noqa: E731
+        take = partial(iterative.preconditioners, objective, self.block, position.matrices, position.current, dampings)
+        if jax.eval_shape(take) != jax.eval_shape(lambda: inner.preconditioners):
+            return take()  # kept as columns: cheap to take anew, and as many as the batch has rows
         return lax.cond(inner.left == 0, take, lambda: inner.preconditioners)
 
     def _follow(self, hparams, state, direction):

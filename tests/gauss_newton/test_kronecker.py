@@ -18,8 +18,13 @@ def draw(dtype, seed=0):
 
 @jax.jit
 def apply(below, roots, curved, weights, damping, vector):
-    factors = kronecker.factors(below, weights, below, roots, curved, weights)
-    return factors, kronecker.preconditioners([factors], [damping])[0](vector)
+    total = jnp.sum(weights)
+    layer = kronecker.Layer(
+        kronecker.input_factor(below, weights),
+        kronecker.output_factor(roots, curved, total),
+        kronecker.trace(below, jnp.sum(roots * curved, axis=(0, 1)), total),
+    )
+    return layer, kronecker.preconditioners([layer], [damping])[0](vector)
 
 
 def gauss_newton_matrix(below, roots, curved):
@@ -60,6 +65,37 @@ def test_a_layer_that_nothing_reaches_has_a_finite_inverse(dtype):
     zero = jnp.zeros_like(roots)
     _, found = apply(below, zero, zero, weights, jnp.asarray(1e-3, dtype), jnp.ones((4, 3), dtype))
     assert np.isfinite(found).all()
+
+
+@jax.jit
+def apply_to_both(columns, weights, shift, vector):
+    """`(M + shift I)⁻¹ v` of a factor kept as its columns and as a matrix."""
+    few = kronecker.moment(columns, weights)
+    full = kronecker.Full(columns * weights[None, :] @ columns.T)
+    return few.mean(), [one.inverse(linalg.inverses([one.damped(shift)])[0], shift)(vector) for one in (few, full)]
+
+
+def test_few_columns_stand_for_their_matrix(dtype):
+    """Woodbury's identity; and where the shift is lost in rounding the inverse stays positive."""
+    rng = np.random.default_rng(3)
+    columns, weights, vector = rng.standard_normal((37, 5)), rng.dirichlet(np.ones(5)), rng.standard_normal((37, 3))
+    assert isinstance(kronecker.moment(jnp.asarray(columns), jnp.asarray(weights)), kronecker.LowRank)
+    given = [jnp.asarray(array, dtype) for array in (columns, weights, 0.01, vector)]
+    mean, found = apply_to_both(*given)
+    matrix = columns * weights @ columns.T
+    expected = np.linalg.solve(matrix + 0.01 * np.eye(37), vector)
+    np.testing.assert_allclose(mean, np.trace(matrix) / 37, rtol=1e-5)
+    for one in found:
+        np.testing.assert_allclose(one, expected, rtol=0, atol=np.abs(expected).max() * (1e-4 if dtype == "float32" else 1e-12))
+    given[2] = jnp.asarray(1e-12 if dtype == "float32" else 1e-25, dtype)
+    for direction in (columns @ rng.standard_normal((5, 3)), vector):
+        given[3] = jnp.asarray(direction, dtype)
+        assert np.vdot(given[3], apply_to_both(*given)[1][0]) > 0
+
+
+def test_a_diagonal_factor():
+    found = kronecker.Diagonal(jnp.asarray([1.0, 3.0])).inverse(None, jnp.asarray(1.0))(jnp.ones((2, 3)))
+    np.testing.assert_allclose(found, [[0.5] * 3, [0.25] * 3])
 
 
 def test_nan_stays_with_its_member():
