@@ -52,7 +52,7 @@ WINGS = {
         {"rows"},
         {"model"},
         {"dense", "iterative", "line_search"},
-        {"solve"},
+        {"solve", "start"},
         {"full_batch"},
         {"minibatch"},
         {"__init__"},

@@ -15,27 +15,36 @@ class Scaling(NamedTuple):
 
     All inputs share one scale, the geometric mean of their deviations, but for those far from it: they are
     brought to within a factor `SPREAD`. (Each to its own deviation would free what is almost never
-    seen, such as the corners of images, from its damping.)
+    seen, such as the corners of images, from its damping. An exact solve of full rank knows no damping.)
     """
 
     mean: jax.Array  # (d,) m
     scale: jax.Array  # (d,) s
 
     @classmethod
-    def of(cls, inputs: jax.Array, weights: jax.Array) -> "Scaling":
-        """From inputs `(d, n)` and their weights `(n,)` of sum 1."""
-        mean = matmul(inputs, weights)
+    def of(cls, inputs: jax.Array, weights: jax.Array, exact: bool = False) -> "Scaling":
+        """From inputs `(d, n)` and their weights `(n,)` of sum 1.
+
+        With `exact`, which is for exact solves, each to its own deviation, where there are more rows than inputs.
+        """
+        spread = 1.0 if exact and inputs.shape[1] > inputs.shape[0] else SPREAD
+        mean, used = matmul(inputs, weights), weights[None, :] > 0
         # By the largest entry first: squares of 1e20 overflow float32.
-        apart = jnp.where(weights[None, :] > 0, jnp.abs(inputs - mean[:, None]), jnp.zeros_like(inputs))
+        apart = jnp.where(used, jnp.abs(inputs - mean[:, None]), jnp.zeros_like(inputs))
         largest = jnp.max(apart, axis=1)
-        constant = largest <= 8 * float(jnp.finfo(inputs.dtype).eps) * jnp.abs(mean)
+        # By the extremes: what rounding leaves of a mean over many rows is no deviation.
+        highest, lowest = (
+            jnp.max(inputs, 1, where=used, initial=-jnp.inf),
+            jnp.min(inputs, 1, where=used, initial=jnp.inf),
+        )
+        constant = highest - lowest <= 8 * float(jnp.finfo(inputs.dtype).eps) * jnp.abs(mean)
         size = jnp.where(constant, jnp.ones_like(largest), largest)
         deviation = size * jnp.sqrt(matmul(jnp.square(apart / size[:, None]), weights))
         logarithm = jnp.where(constant, jnp.zeros_like(size), jnp.log(deviation))
         count = jnp.maximum(jnp.sum((~constant).astype(size.dtype)), 1.0)
         typical = jnp.exp(jnp.sum(logarithm) / count)
         ratio = jnp.where(constant, jnp.ones_like(size), deviation / typical)
-        scale = typical * jnp.maximum(1.0, ratio / SPREAD) * jnp.minimum(1.0, ratio * SPREAD)
+        scale = typical * jnp.maximum(1.0, ratio / spread) * jnp.minimum(1.0, ratio * spread)
         # What rounding leaves of a constant input must vanish beside it, or its weight would move with the bias.
         return cls(mean, jnp.where(constant, jnp.maximum(scale, jnp.abs(mean)), scale))
 

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jills import linalg
 from jills.gauss_newton.model import Model
-from jills.linalg import Vector, flatten, matmul, positive, unflatten
+from jills.linalg import HIGHEST, Vector, flatten, matmul, positive, unflatten
 from jills.solvers import Solver
 
 MOST_ENTRIES = 2**24  # of the dense Jacobian of a block: 64 MB in float32
+MOST_PER_ROW = 2**11  # of these, outputs times parameters: with many outputs, products are cheaper
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Dense:
         jacobian = linear.jacobian()
         p = jacobian.shape[1]
         curved = objective.curve_all(linear.current.prediction, jacobian)
-        gram = jnp.sum(matmul(jacobian, jnp.swapaxes(curved, 1, 2)), axis=0)
+        gram = lax.dot_general(jacobian, curved, (((0, 2), (0, 2)), ((), ())), precision=HIGHEST)
         eye = jnp.eye(p, dtype=gram.dtype)
         # Below this share of its mean diagonal the Gram matrix holds nothing but rounding.
         floor = p * float(jnp.finfo(gram.dtype).eps)

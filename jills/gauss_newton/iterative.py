@@ -32,10 +32,10 @@ def preconditioners(
     return _preconditioners(objective, linear, roots, dampings)
 
 
-def blank_preconditioners(network: Network, dtype) -> Preconditioners:
-    """Those of every layer before anything is known of it; none where one would not be a matrix for any batch."""
+def blank_preconditioners(network: Network, num_rows: int, dtype) -> Preconditioners:
+    """Those of every layer before anything is known of it; none where one is not a matrix for so many rows."""
     *others, k = network.sizes
-    if max(others) >= 2 * kronecker.MOST_COLUMNS:
+    if kronecker.is_wide(max(others) + 1, num_rows):
         return {}
 
     def full(width):

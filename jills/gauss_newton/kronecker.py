@@ -83,30 +83,41 @@ class LowRank(NamedTuple):
 
     def damped(self, shift: jax.Array) -> jax.Array:
         """What must be inverted for `(M + shift I)⁻¹`: `RᵀR + shift I`."""
-        return Full(self.gram).damped(self._held(shift))
+        return Full(self.gram).damped(self._inside(shift))
 
     def inverse(self, inverted: jax.Array, shift: jax.Array) -> "LowRankInverse":
         """`(M + shift I)⁻¹`, with what `damped` asked for inverted."""
-        return LowRankInverse(self.columns, self.roots, inverted, self._held(shift))
+        inside = self._inside(shift)
+        outside = jnp.maximum(inside, _epsilon(self.gram) ** 0.25 * jnp.trace(self.gram) / self.gram.shape[0])
+        return LowRankInverse(self.columns, self.roots, inverted, inside / outside, outside)
 
-    def _held(self, shift):
-        """No less than what Woodbury's difference can bear: below it the inverse would not be positive."""
+    def _inside(self, shift):
+        """c: no less than what rounding can tell from zero beside the largest eigenvalue."""
         largest = jnp.max(jnp.sum(jnp.abs(self.gram), axis=1))  # no eigenvalue exceeds it
-        return jnp.maximum(shift, 64 * float(jnp.finfo(self.gram.dtype).eps) * largest)
+        return jnp.maximum(shift, 64 * _epsilon(self.gram) * largest)
 
 
 class LowRankInverse(NamedTuple):
-    """`(I − R (RᵀR + c I)⁻¹ Rᵀ) / c`, by Woodbury."""
+    """`(R Rᵀ + c I)⁻¹`, but with `1 / e` in place of `1 / c` outside the range of R.
 
-    columns: jax.Array  # (w, m)
+    With `K = RᵀR + c I`:  `P = R ((1 − c/e) K⁻² − K⁻¹/e) Rᵀ + I / e`;  for `e = c` that is Woodbury's identity. What a
+    gradient has outside of R's range is often rounding alone, and `1 / c` would make parameters of it: so `e` is larger
+    where c is as small as rounding. A sum of positive terms, it stays positive for any c.
+    """
+
+    columns: jax.Array  # (w, m), R = columns · diag(roots)
     roots: jax.Array  # (m,)
-    inner: jax.Array  # (m, m), (RᵀR + c I)⁻¹
-    shift: jax.Array  # () c
+    inner: jax.Array  # (m, m), K⁻¹
+    ratio: jax.Array  # () c / e
+    outside: jax.Array  # () e
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applied to `(w, j)`."""
         roots = self.roots[:, None]
-        return (x - matmul(self.columns, roots * matmul(self.inner, roots * matmul(self.columns.T, x)))) / self.shift
+        once = matmul(self.inner, roots * matmul(self.columns.T, x))
+        twice = matmul(self.inner, once)
+        inside = (1 - self.ratio) * twice - once / self.outside
+        return x / self.outside + matmul(self.columns, roots * inside)
 
 
 class Diagonal(NamedTuple):
@@ -222,4 +233,8 @@ def _shifts(layer, damping):
 def _floor(factor):
     """What rounding of a Gram matrix can hide, as a share of its mean diagonal."""
     array = jax.tree.leaves(factor)[0]
-    return float(jnp.finfo(array.dtype).eps) * array.shape[0]
+    return _epsilon(array) * array.shape[0]
+
+
+def _epsilon(array):
+    return float(jnp.finfo(array.dtype).eps)

@@ -25,11 +25,12 @@ from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import Damping, back_off, undisturbed
 from jills.gauss_newton.full_batch import Detail
-from jills.gauss_newton.line_search import Position, shrunk
+from jills.gauss_newton.line_search import Position
 from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Model, Objective, has_units
 from jills.gauss_newton.rows import Rows, size_of
 from jills.gauss_newton.solve import Automatic, propose
+from jills.gauss_newton.start import fitted
 from jills.hparams import Limit, by_keyword, in_dtype
 from jills.network import Network
 from jills.types import Batch, Params, State
@@ -83,7 +84,7 @@ class Inner(NamedTuple):
 
     damping: Damping  # of the one block
     optimizer: Any  # Optax's state
-    preconditioners: iterative.Preconditioners  # of each layer
+    preconditioners: iterative.Preconditioners  # of each layer; {} where each step takes its own
     left: jax.Array  # () int32, steps that they still serve
     unit: jax.Array  # () of the targets, that of the first batch, since preconditioners outlive theirs; 0 before it
 
@@ -107,19 +108,24 @@ class Minibatch(Algorithm):
     def start(self, params: Params) -> Inner:
         """Damping and optimizer at their start; nothing is known of the curvature."""
         dtype = params[0].weight.dtype
-        preconditioners = iterative.blank_preconditioners(self.network, dtype)
         optimizer = in_dtype(self.optimizer(self.defaults).init(params), dtype)
         blank = jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
-        return Inner(undisturbed(1, dtype), optimizer, preconditioners, *blank)
+        return Inner(undisturbed(1, dtype), optimizer, {}, *blank)
+
+    def blank(self, params: Params, batch: Batch) -> State:
+        """See `Algorithm`; with room for preconditioners, where their size does not depend on the number of rows."""
+        state = super().blank(params, batch)
+        known = iterative.blank_preconditioners(self.network, batch.inputs.shape[0], state.loss.dtype)
+        return state._replace(inner=state.inner._replace(preconditioners=known))
 
     def update(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Detail]:
         """One step from the direction of this batch."""
         unit = self._unit(state.inner.unit, batch)
         objective = Objective.of(self.network, self.loss, Rows.of(batch, unit), hparams.weight_decay)
         start = Position.of(objective, objective.in_units(linearization.stack(state.params)))
-        position = start if unit is None else shrunk(objective, start)
+        position = fitted(objective, start, state.step)
         damping = hparams.damping * state.inner.damping.factor[0]
-        preconditioners = self._preconditioners(objective, position, damping, state.inner)
+        preconditioners, known = self._preconditioners(objective, position, damping, state.inner)
         model = Model.of(objective, self.block, position.matrices, position.current)
         proposal = propose(self.linear_solver, model, damping, preconditioners)
         direction = linearization.split(objective.out_of_units(proposal.change))
@@ -134,8 +140,8 @@ class Minibatch(Algorithm):
             lambda new, old: jnp.where(kept, new, old), (moved, followed), (state.params, faded)
         )
         left = jnp.where(kept, (state.inner.left - 1) % RENEWAL, 0)
-        unit = state.inner.unit if unit is None else unit
-        inner = Inner(back_off(state.inner.damping, kept), optimizer, preconditioners, left, unit)
+        unit = state.inner.unit if unit is None else jnp.where(kept, unit, state.inner.unit)
+        inner = Inner(back_off(state.inner.damping, kept), optimizer, known, left, unit)
         gradient_norm = objective.gradient_norm(start.matrices, start.current)
         detail = Detail(gradient_norm, objective.true(start.value), damping, kept.astype(jnp.int32), proposal.products)
         return state._replace(params=params, inner=inner), detail
@@ -147,14 +153,16 @@ class Minibatch(Algorithm):
         return lax.cond(known > 0, lambda: known, lambda: size_of(batch, not self.loss.quadratic))
 
     def _preconditioners(self, objective, position, damping, inner):
-        """Those of earlier steps, as long as they serve."""
+        """Those of this step, maybe of earlier ones as long as they serve; and what the next step is to know."""
+        known = inner.preconditioners
         if not self.linear_solver.is_preconditioned(objective, self.block):
-            return inner.preconditioners
+            return None, known
         dampings = [damping] * self.network.num_layers
         take = partial(iterative.preconditioners, objective, self.block, position.matrices, position.current, dampings)
-        if jax.eval_shape(take) != jax.eval_shape(lambda: inner.preconditioners):
-            return take()  # kept as columns: cheap to take anew, and as many as the batch has rows
-        return lax.cond(inner.left == 0, take, lambda: inner.preconditioners)
+        if jax.eval_shape(take) != jax.eval_shape(lambda: known):
+            return take(), known  # kept as columns, as many as there are rows: cheap to take anew
+        chosen = lax.cond(inner.left == 0, take, lambda: known)
+        return chosen, chosen
 
     def _follow(self, hparams, state, direction):
         """The optimizer's change of the parameters, and its state."""

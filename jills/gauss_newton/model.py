@@ -30,6 +30,12 @@ def has_units(network: Network, loss: Loss) -> bool:
     return loss.in_units is not None and network.output == activations.identity
 
 
+def is_quadratic(network: Network, loss: Loss, block: Block) -> bool:
+    """Whether a loss is exactly quadratic in a block: the output layer, identity and squared error."""
+    top = network.num_layers - 1
+    return block == (top, top) and loss.quadratic and network.output == activations.identity
+
+
 class Objective(NamedTuple):
     """`loss + ½ δ ‖θ‖²` on a batch; its arrays are features × rows, as everywhere in this wing.
 
@@ -102,9 +108,8 @@ class Objective(NamedTuple):
         return jnp.where(omega > 0, omega * values, jnp.zeros_like(values))
 
     def is_quadratic(self, block: Block) -> bool:
-        """Whether it is exactly quadratic in a block: the output layer, identity and squared error."""
-        top = self.network.num_layers - 1
-        return block == (top, top) and self.loss.quadratic and self.network.output == activations.identity
+        """Whether it is exactly quadratic in a block."""
+        return is_quadratic(self.network, self.loss, block)
 
     def num_params(self, block: Block) -> int:
         """How many parameters a block has."""
@@ -125,7 +130,7 @@ class Objective(NamedTuple):
         if first == 0:
             scaling, below = self.rows.scaling, (self.rows.scaled_inputs, *below[1:])
         elif self.is_quadratic(block) and not np.all(np.isfinite(self.network.activations[first - 1].range)):
-            scaling = Scaling.of(below[first][:-1], self.rows.omega)
+            scaling = Scaling.of(below[first][:-1], self.rows.omega, exact=True)
             below = (*below[:first], scaling.below(below[first]), *below[first + 1 :])
         return LinearBlock(block, tuple(matrices), current._replace(below=below), scaling)
 

@@ -29,15 +29,15 @@ class Rows(NamedTuple):
     moment: Factor | None = None  # A of the first layer; None: it is taken where it is needed
 
     @classmethod
-    def of(cls, batch: Batch, unit: jax.Array | None = None) -> "Rows":
-        """Those of a prepared batch, with a unit of the targets."""
+    def of(cls, batch: Batch, unit: jax.Array | None = None, exact: bool = False) -> "Rows":
+        """Those of a prepared batch, with a unit of the targets; `exact`: for exact solves of the first layer."""
         inputs, omega = batch.inputs.T, uniform_weights(batch)
-        scaling = Scaling.of(inputs, omega)
+        scaling = Scaling.of(inputs, omega, exact)
         targets = batch.targets if unit is None else batch.targets / unit
         return cls(*batch, omega, scaling, scaling.below(linearization.with_ones(inputs)), unit, targets)
 
     def with_moment(self, exact: bool) -> "Rows":
-        """With the second moment of the inputs; `exact`: of all rows, as far as `kronecker.input_factor` goes."""
+        """With the second moment of the inputs, see `kronecker.input_factor`."""
         return self._replace(moment=kronecker.input_factor(self.scaled_inputs, self.omega, exact))
 
 

@@ -68,29 +68,41 @@ def test_a_layer_that_nothing_reaches_has_a_finite_inverse(dtype):
 
 
 @jax.jit
-def apply_to_both(columns, weights, shift, vector):
-    """`(M + shift I)⁻¹ v` of a factor kept as its columns and as a matrix."""
-    few = kronecker.moment(columns, weights)
-    full = kronecker.Full(columns * weights[None, :] @ columns.T)
-    return few.mean(), [one.inverse(linalg.inverses([one.damped(shift)])[0], shift)(vector) for one in (few, full)]
+def apply_columns(columns, weights, shift, vector):
+    """The factor's mean diagonal, and `(M + shift I)⁻¹ v` by its columns."""
+    factor = kronecker.moment(columns, weights)
+    assert isinstance(factor, kronecker.LowRank)
+    return factor.mean(), factor.inverse(linalg.inverses([factor.damped(shift)])[0], shift)(vector)
+
+
+def few_columns(dtype):
+    """`C (37, 5)`, weights, and 37 × 37 their matrix."""
+    rng = np.random.default_rng(3)
+    columns, weights = rng.standard_normal((37, 5)), rng.dirichlet(np.ones(5))
+    return jnp.asarray(columns, dtype), jnp.asarray(weights, dtype), columns * weights @ columns.T
 
 
 def test_few_columns_stand_for_their_matrix(dtype):
-    """Woodbury's identity; and where the shift is lost in rounding the inverse stays positive."""
-    rng = np.random.default_rng(3)
-    columns, weights, vector = rng.standard_normal((37, 5)), rng.dirichlet(np.ones(5)), rng.standard_normal((37, 3))
-    assert isinstance(kronecker.moment(jnp.asarray(columns), jnp.asarray(weights)), kronecker.LowRank)
-    given = [jnp.asarray(array, dtype) for array in (columns, weights, 0.01, vector)]
-    mean, found = apply_to_both(*given)
-    matrix = columns * weights @ columns.T
-    expected = np.linalg.solve(matrix + 0.01 * np.eye(37), vector)
+    """Woodbury's identity, as long as the shift is not lost in rounding."""
+    columns, weights, matrix = few_columns(dtype)
+    vector = np.random.default_rng(4).standard_normal((37, 3))
+    mean, found = apply_columns(columns, weights, jnp.asarray(3.0, dtype), jnp.asarray(vector, dtype))
     np.testing.assert_allclose(mean, np.trace(matrix) / 37, rtol=1e-5)
-    for one in found:
-        np.testing.assert_allclose(one, expected, rtol=0, atol=np.abs(expected).max() * (1e-4 if dtype == "float32" else 1e-12))
-    given[2] = jnp.asarray(1e-12 if dtype == "float32" else 1e-25, dtype)
-    for direction in (columns @ rng.standard_normal((5, 3)), vector):
-        given[3] = jnp.asarray(direction, dtype)
-        assert np.vdot(given[3], apply_to_both(*given)[1][0]) > 0
+    expected = np.linalg.solve(matrix + 3.0 * np.eye(37), vector)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 if dtype == "float32" else 1e-13)
+
+
+def test_without_a_shift_few_columns_are_inverted_in_their_range(dtype):
+    """There `M⁺`; outside it next to nothing, so that no parameters are made of rounding; and positive everywhere."""
+    columns, weights, matrix = few_columns(dtype)
+    rng, shift = np.random.default_rng(4), jnp.asarray(1e-30, dtype)
+    inside, outside = matrix @ rng.standard_normal((37, 3)), rng.standard_normal((37, 3))
+    outside -= matrix @ np.linalg.lstsq(matrix, outside, rcond=1e-9)[0]
+    found = [apply_columns(columns, weights, shift, jnp.asarray(one, dtype))[1] for one in (inside, outside)]
+    expected = np.linalg.pinv(matrix, rcond=1e-9) @ inside
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=0.05 if dtype == "float32" else 1e-3)
+    typical = np.trace(matrix) / 5
+    assert 0 < np.vdot(outside, found[1]) < (100 if dtype == "float32" else 1e5) / typical * np.vdot(outside, outside)
 
 
 def test_a_diagonal_factor():
