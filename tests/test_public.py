@@ -58,7 +58,7 @@ WINGS = {
         {"__init__"},
     ],
     "training": [
-        {"run", "diagnosis", "checkpoint", "progress"},
+        {"run", "diagnosis", "checkpoint", "progress", "memory"},
         {"chunks", "models"},
         {"sweep"},
         {"__init__"},

@@ -12,7 +12,7 @@ from jills.batches import mix
 from jills.conjugate_gradients import ConjugateGradients
 from jills.gauss_newton import kronecker
 from jills.gauss_newton.block import LinearBlock
-from jills.gauss_newton.kronecker import Diagonal, DiagonalInverse, FullInverse, Layer, Preconditioner
+from jills.gauss_newton.kronecker import Diagonal, DiagonalInverse, Factor, FullInverse, Layer, Preconditioner
 from jills.gauss_newton.linearization import Block, Pass
 from jills.gauss_newton.model import Model, Objective, one_sensitivity, roots_of
 from jills.linalg import Vector, add, dot, positive
@@ -81,7 +81,9 @@ def _layers(objective: Objective, linear: LinearBlock, roots: Vector | None) -> 
         curved = [part.curve_all(current.prediction, one) for one in sensitivity]
     total = jnp.sum(part.rows.omega)
     inputs = [objective.input_factor(linear, layer) for layer in range(linear.block[0], linear.block[1] + 1)]
-    outputs = [kronecker.output_factor(one, other, total) for one, other in zip(sensitivity, curved, strict=True)]
+    outputs: list[Factor] = [
+        kronecker.output_factor(one, other, total) for one, other in zip(sensitivity, curved, strict=True)
+    ]
     if probed and linear.block[1] == objective.network.num_layers - 1:
         outputs[-1] = Diagonal(jnp.sum(jnp.square(sensitivity[-1][0]), axis=1) / positive(total))
     return [

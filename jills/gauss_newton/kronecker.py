@@ -14,7 +14,7 @@ A factor is kept as what costs least (`moment`, `Diagonal`): a layer of 20 000 i
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ class Full(NamedTuple):
         """What must be inverted for `(M + shift I)⁻¹`."""
         return self.matrix + shift * jnp.eye(self.matrix.shape[0], dtype=self.matrix.dtype)
 
-    def inverse(self, inverted: jax.Array, shift: jax.Array) -> "FullInverse":
+    def inverse(self, inverted: Any, shift: jax.Array) -> "FullInverse":
         """`(M + shift I)⁻¹`, with what `damped` asked for inverted."""
         return FullInverse(inverted)
 
@@ -85,7 +85,7 @@ class LowRank(NamedTuple):
         """What must be inverted for `(M + shift I)⁻¹`: `RᵀR + shift I`."""
         return Full(self.gram).damped(self._inside(shift))
 
-    def inverse(self, inverted: jax.Array, shift: jax.Array) -> "LowRankInverse":
+    def inverse(self, inverted: Any, shift: jax.Array) -> "LowRankInverse":
         """`(M + shift I)⁻¹`, with what `damped` asked for inverted."""
         inside = self._inside(shift)
         outside = jnp.maximum(inside, _epsilon(self.gram) ** 0.25 * jnp.trace(self.gram) / self.gram.shape[0])
@@ -132,7 +132,7 @@ class Diagonal(NamedTuple):
     def damped(self, shift: jax.Array) -> None:
         """Nothing is to be inverted."""
 
-    def inverse(self, inverted: None, shift: jax.Array) -> "DiagonalInverse":
+    def inverse(self, inverted: Any, shift: jax.Array) -> "DiagonalInverse":
         """`(M + shift I)⁻¹`."""
         return DiagonalInverse(1 / (self.diagonal + shift))
 

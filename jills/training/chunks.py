@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from jills import results
 from jills.algorithm import Algorithm
+from jills.training.memory import heaviest_step
 from jills.training.run import scan
 from jills.types import Info, Member, State
 
@@ -92,10 +93,33 @@ Call = Callable[[int, State, bool, int], tuple[State, Info]]
 """`call(worker, its state, fresh, remaining)` runs one chunk of one worker and waits for it."""
 
 
-def compile_chunk(
+class Traced(NamedTuple):
+    """A chunk of steps, traced but not compiled yet."""
+
+    program: Any  # of `jax.jit(…).trace`
+    arguments: Callable[[int, State, bool, int], tuple]  # what a call is given
+
+    def work_bytes(self, plan: Plan) -> int:
+        """The least that all its calls hold at once, beside the states."""
+        calls = len(plan.members) if plan.mesh is None else plan.mesh.size
+        return calls * heaviest_step(self.program.jaxpr.jaxpr)
+
+    def compile(self) -> Call:
+        """Compiles it, or finds it compiled: only shapes and static choices tell programs apart."""
+        program, wide = self.program.lower().compile(), bool(jax.config.read("jax_enable_x64"))
+
+        def call(worker, state, fresh, remaining):
+            # Threads do not inherit JAX's context managers: hence this one, and the program compiled outside.
+            with jax.enable_x64(wide):
+                return jax.block_until_ready(program(*self.arguments(worker, state, fresh, remaining)))
+
+        return call
+
+
+def trace_chunk(
     algorithm: Algorithm, plan: Plan, shared: tuple, members: tuple, start: State, chunk_steps: int
-) -> Call:
-    """Compiles the chunk, or finds it compiled: only shapes and static choices tell programs apart."""
+) -> Traced:
+    """Traces the chunk for one worker; the others have the same shapes."""
     if plan.mesh is not None:  # an array that a user has put on one device would not go with the others
         shared = jax.device_put(shared, NamedSharding(plan.mesh, PartitionSpec()))
     rows = [_row(members, worker) for worker in range(len(plan.members))]
@@ -104,15 +128,7 @@ def compile_chunk(
         return shared, rows[worker], state, np.bool_(fresh), np.int32(remaining)
 
     static = (algorithm, chunk_steps, plan.batch_size, plan.mesh)
-    program = _chunk.lower(*static, *arguments(0, _row(start, 0), True, 0)).compile()
-    wide = bool(jax.config.read("jax_enable_x64"))
-
-    def call(worker, state, fresh, remaining):
-        # Threads do not inherit JAX's context managers: hence this one, and the program compiled outside.
-        with jax.enable_x64(wide):
-            return jax.block_until_ready(program(*arguments(worker, state, fresh, remaining)))
-
-    return call
+    return Traced(_chunk.trace(*static, *arguments(0, _row(start, 0), True, 0)), arguments)
 
 
 def _row(tree, worker):

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jax.sharding import Mesh
 
 from jills import checks, results
@@ -23,6 +22,7 @@ from jills.algorithm import Algorithm
 from jills.hparams import as_columns, cast
 from jills.results import Stop
 from jills.training import chunks
+from jills.training.memory import free_bytes, tree_bytes
 from jills.training.progress import OnChunk
 from jills.training.run import as_partial, fitting
 from jills.types import Info, Member, Metrics, Problem, State
@@ -104,7 +104,8 @@ def sweep(
     Raises:
         ValueError: hparams out of range or of unequal lengths, shapes that do not fit, or a start
             that is not finite in any member.
-        MemoryError: state and info of all members would not fit.
+        MemoryError: state and info of all members, or with them the work of a step, would not fit; told before
+            anything is compiled.
     """
     for name, value in (
         ("num_steps", num_steps),
@@ -119,7 +120,8 @@ def sweep(
     blank = jax.eval_shape(lambda problem, key: _checked_blank(algorithm, Member(*problem(key))), problem, keys[0])
     num_hparams, columns = as_columns(cast(hparams, blank.loss.dtype))
     shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
-    _check_memory(blank, shape, num_steps)
+    kept = math.prod(shape) * (2 * tree_bytes(blank) + 40 * num_steps)  # states, old and new, and records
+    _check_memory(kept, 0, shape)
     shared = (problem, cast(stop, blank.loss.dtype), None if metrics is None else as_partial(metrics))
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
@@ -132,7 +134,9 @@ def sweep(
         start = jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index, key_index], state)
 
     began = time.perf_counter()
-    call = chunks.compile_chunk(algorithm, plan, shared, members, start, chunk_steps)
+    traced = chunks.trace_chunk(algorithm, plan, shared, members, start, chunk_steps)
+    _check_memory(kept, traced.work_bytes(plan), shape)
+    call = traced.compile()
     compile_seconds = time.perf_counter() - began
     report = partial(_report, on_chunk, shape)
     progress = chunks.drive(call, plan, start, state is None, num_steps, chunk_steps, report)
@@ -161,27 +165,15 @@ def _typed(keys):
     return keys
 
 
-def _check_memory(blank, shape, num_steps):
-    """Refuses a sweep whose states (old and new) and records would not fit."""
-    state = sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(blank)
-        if hasattr(leaf.dtype, "itemsize")
-    )
-    needed = math.prod(shape) * (2 * state + 40 * num_steps)
-    available = _available_bytes()
-    if needed > available:
+def _check_memory(kept, work, shape):
+    """Refuses a sweep of which the states and records, or beside them the work of a step, would not fit."""
+    available = free_bytes()
+    if kept + work > available:
         raise MemoryError(
-            f"this sweep of {shape[0]} x {shape[1]} members needs at least {needed / 1e9:.1f} GB, but "
-            f"{available / 1e9:.1f} GB are free; sweep fewer keys at a time, fewer rows, or fewer steps"
+            f"this sweep of {shape[0]} x {shape[1]} members needs at least {kept / 1e9:.1f} GB for states and records "
+            f"and {work / 1e9:.1f} GB for a step, but {available / 1e9:.1f} GB are free; sweep fewer keys at a time, "
+            "fewer rows or fewer steps, or take a smaller batch_size"
         )
-
-
-def _available_bytes():
-    limits = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in limits:
-        return jax.local_device_count() * (limits["bytes_limit"] - limits.get("bytes_in_use", 0))
-    return psutil.virtual_memory().available
 
 
 def _check_started(state):

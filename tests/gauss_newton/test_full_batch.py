@@ -348,8 +348,8 @@ def test_a_start_in_other_units_trains_as_well(which, size, key):
 
 def test_raw_years_train_as_standardised_ones_do(key):
     """From a start that they saturate: every unit of it is constant over the rows."""
-    years = np.linspace(1700, 2000, 53, dtype="float32")[:, None]
-    targets = np.sin((years - 1850) / 40) * np.ones((1, 2), "float32")
+    years = jnp.linspace(1700, 2000, 53, dtype="float32")[:, None]
+    targets = jnp.sin((years - 1850) / 40) * jnp.ones((1, 2), "float32")
     network = jills.Network((1, 7, 2), activations.tanh)
     params = network.init(key, "float32", scale=3.0)
     losses_of = []
