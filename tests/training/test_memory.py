@@ -26,7 +26,7 @@ def test_a_product_takes_its_operands_and_its_result():
     assert found == 4 * (311 * 7 + 7 * 101 + 311 * 101)
     assert found <= whole
     inside, _ = compiled_bytes(
-        lambda a, b: jax.lax.fori_loop(0, 3, lambda _, x: x + a @ b, jnp.ones((311, 101))), tall, wide
+        lambda a, b: jax.lax.fori_loop(0, 3, lambda _, x: x + a @ b, jnp.ones((311, 101), "float32")), tall, wide
     )
     assert inside == found
 
