@@ -229,7 +229,7 @@ def test_build_refuses_what_has_no_ideal_input():
         ills.build(jills.Network((3, 1)), loss)
 
 
-@pytest.mark.parametrize("power", [-50, 50])
+@pytest.mark.parametrize("power", [-40, 40])
 @pytest.mark.parametrize("solver", [solvers.lstsq, solvers.qr, solvers.cholesky], ids=["lstsq", "qr", "cholesky"])
 def test_the_units_of_the_targets_do_not_matter(solver, power, key):
     """With the identity as output, and a ridge that is relative: a power of two changes no digit, in float32."""
