@@ -30,12 +30,12 @@ Three ways to solve, chosen by size (`Automatic`; `linear_solver=` takes another
   that the step before took. A factor much wider than there are rows is kept as its columns, so that nothing grows with
   the square of a width; with more than 32 outputs each row stands for one random combination of them (`kronecker`).
 
-Units. Inside the solves of the first layer the inputs are centred and scaled (`coordinates`): a damping of `I` could not
-hold inputs of 1e6 and of 1 together. Where the loss knows its units (squared error, Huber's) and the output is the
-identity, targets and the output layer's parameters are taken in units of the targets' size, a power of two. λ and D mean
-these coordinates; no floor is absolute. A start that was drawn for data of size one is adapted in the first step
+Units. Inside the solves of the first layer the inputs are centred and scaled (`coordinates`): a damping of `I` could
+not hold inputs of 1e6 and of 1 together. Where the loss knows its units (squared error, Huber's) and the output is the
+identity, targets and the output layer's parameters are taken in units of the targets' size, a power of two. λ and D
+mean these coordinates; no floor is absolute. A start that was drawn for data of size one is adapted in the first step
 (`start`): an output layer that dwarfs the targets is shrunk, and a first layer whose total inputs have a root mean
-square above 30, or hardly vary, is taken for scaled inputs. The step is kept only if it ends lower than the start given.
+square above 30, or hardly vary, is taken for scaled inputs. The step is kept only if it ends below the start given.
 
 References: Levenberg 1944; Marquardt 1963; Nielsen 1999 (damping); Martens & Grosse 2015
 (arXiv 1503.05671, preconditioner); Schraudolph 2002 (products with Gauss–Newton matrices).
