@@ -34,8 +34,8 @@ FIELDS = {
     "adam.Hparams": "learning_rate b1 b2 eps",
 }
 LAYERS = [
-    {"types", "activations", "linalg"},
-    {"network", "batches", "hparams", "states"},
+    {"types", "activations", "linalg", "contents"},
+    {"network", "batches", "hparams", "states", "functions"},
     {"losses", "solvers", "conjugate_gradients", "results"},
     {"checks", "targets"},
     {"algorithm"},

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from threadpoolctl import threadpool_limits
 
 from jills import results
-from jills.algorithm import Algorithm
+from jills.functions import Static
 from jills.training.run import scan
 from jills.types import Info, Member, State
 
@@ -63,8 +63,9 @@ def num_cores() -> int:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _chunk(algorithm, chunk_steps, batch_size, mesh, shared, members, state, fresh, remaining):
+def _chunk(static, chunk_steps, batch_size, mesh, shared, members, state, fresh, remaining):
     """`chunk_steps` steps, of which `remaining` count, of members `[B]`; `fresh`: starts them first."""
+    algorithm = static.value
 
     def one(shared, fresh, remaining, member):
         (problem, stop, metrics), (hparams, key, state) = shared, member
@@ -93,7 +94,7 @@ Call = Callable[[int, State, bool, int], tuple[State, Info]]
 
 
 def compile_chunk(
-    algorithm: Algorithm, plan: Plan, shared: tuple, members: tuple, start: State, chunk_steps: int
+    static: Static, plan: Plan, shared: tuple, members: tuple, start: State, chunk_steps: int
 ) -> Call:
     """Compiles the chunk, or finds it compiled: only shapes and static choices tell programs apart."""
     if plan.mesh is not None:  # an array that a user has put on one device would not go with the others
@@ -103,8 +104,8 @@ def compile_chunk(
     def arguments(worker, state, fresh, remaining):
         return shared, rows[worker], state, np.bool_(fresh), np.int32(remaining)
 
-    static = (algorithm, chunk_steps, plan.batch_size, plan.mesh)
-    program = _chunk.lower(*static, *arguments(0, _row(start, 0), True, 0)).compile()
+    choices = (static, chunk_steps, plan.batch_size, plan.mesh)
+    program = _chunk.lower(*choices, *arguments(0, _row(start, 0), True, 0)).compile()
     wide = bool(jax.config.read("jax_enable_x64"))
 
     def call(worker, state, fresh, remaining):

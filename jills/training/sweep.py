@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from jills import checks, results
 from jills.algorithm import Algorithm
+from jills.functions import Static, settle
 from jills.hparams import as_columns, cast
 from jills.results import Stop
 from jills.training import chunks
@@ -115,12 +116,13 @@ def sweep(
     algorithm.check(hparams)
     checks.check_stop(stop, algorithm.blank_detail)
     keys = _typed(keys)
-    problem = as_partial(problem)
+    static, problem = Static(algorithm), as_partial(problem)
+    metrics = None if metrics is None else as_partial(metrics)
     blank = jax.eval_shape(lambda problem, key: _checked_blank(algorithm, Member(*problem(key))), problem, keys[0])
     num_hparams, columns = as_columns(cast(hparams, blank.loss.dtype))
     shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
     _check_memory(blank, shape, num_steps)
-    shared = (problem, cast(stop, blank.loss.dtype), None if metrics is None else as_partial(metrics))
+    shared = (problem, cast(stop, blank.loss.dtype), metrics)
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
     hparam_index, key_index = np.divmod(plan.members, shape[1])
@@ -132,8 +134,9 @@ def sweep(
         start = jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index, key_index], state)
 
     began = time.perf_counter()
-    call = chunks.compile_chunk(algorithm, plan, shared, members, start, chunk_steps)
+    call = chunks.compile_chunk(static, plan, shared, members, start, chunk_steps)
     compile_seconds = time.perf_counter() - began
+    settle(static, problem.func, *([] if metrics is None else [metrics.func]))
     report = partial(_report, on_chunk, shape)
     progress = chunks.drive(call, plan, start, state is None, num_steps, chunk_steps, report)
     final = plan.gather(progress.states)
