@@ -23,17 +23,22 @@ import weakref
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-PURE = frozenset(
-    "abc builtins chex cmath collections copy dataclasses enum functools itertools jax jaxlib jills math ml_dtypes "
-    "numbers numpy operator optax reprlib types typing warnings".split()
-)
-"""Packages whose functions depend on their arguments only, but for those of `IMPURE` and `numpy.random`."""
+PURE = {
+    *("jills", "jax", "jaxlib", "numpy", "optax", "chex", "ml_dtypes"),
+    *("abc", "builtins", "cmath", "collections", "copy", "dataclasses", "enum", "functools", "itertools", "math"),
+    *("numbers", "operator", "reprlib", "types", "typing", "warnings"),
+}
+"""Packages whose functions depend on their arguments only, but for `numpy.random` and those of `IMPURE`."""
 
-IMPURE = frozenset("fromfile fromregex genfromtxt load load_model loadtxt memmap open_memmap".split())
-OPAQUE = frozenset("__import__ compile dir eval exec getattr globals hasattr id input locals open vars".split())
+IMPURE = {"fromfile", "fromregex", "genfromtxt", "load", "load_model", "loadtxt", "memmap", "open_memmap"}
+OPAQUE = {
+    *("__import__", "compile", "dir", "eval", "exec", "getattr", "globals", "hasattr", "id", "input", "locals"),
+    *("open", "vars"),
+}
 """Built-in functions after which it is unknown what is read."""
 
 MOST = 20_000  # values; more would take longer to read than they are worth
@@ -47,11 +52,12 @@ DESCRIPTORS = (
     types.ClassMethodDescriptorType,
     type(NamedTuple("_Field", [("field", int)]).field),  # pyright: ignore[reportAttributeAccessIssue]
 )
-BOOKKEEPING = frozenset(
-    "__abstractmethods__ __annotate__ __annotate_func__ __annotations__ __annotations_cache__ __dataclass_fields__ __dataclass_params__ "
-    "__dict__ __doc__ __firstlineno__ __match_args__ __module__ __orig_bases__ __parameters__ __qualname__ __static_attributes__ "
-    "__weakref__ _abc_impl".split()
-)
+BOOKKEEPING = {
+    *("__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__"),
+    *("__dataclass_fields__", "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__", "__match_args__"),
+    *("__module__", "__orig_bases__", "__parameters__", "__qualname__", "__static_attributes__", "__weakref__"),
+    "_abc_impl",
+}
 """Of a class, what its methods do not depend on."""
 
 
@@ -412,13 +418,14 @@ def _of_array(value) -> tuple:
 def _of_jax_array(value) -> tuple:
     if value.is_deleted() or not value.is_fully_addressable:
         raise Unseen("an array that is deleted, or that other processes hold")
-    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return ("keys", value.dtype, *_of_jax_array(jax.random.key_data(value)))
     place = value.sharding if value.committed else None
-    known = _DIGESTS.get(id(value))
+    mark = id(value)
+    known = _DIGESTS.get(mark)
     if known is None or known[0]() is not value:
-        known = (weakref.ref(value, lambda _, mark=id(value): _DIGESTS.pop(mark, None)), _digest(np.asarray(value)))
-        _DIGESTS[id(value)] = known
+        known = (weakref.ref(value, lambda _: _DIGESTS.pop(mark, None)), _digest(np.asarray(value)))
+        _DIGESTS[mark] = known
     return ("jax", value.dtype, value.shape, value.weak_type, place, known[1])
 
 

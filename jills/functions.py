@@ -29,6 +29,7 @@ class Static:
         self._hash = hash(self.key)
 
     def __call__(self, *args, **kwargs):
+        """Calls the function."""
         return self.value(*args, **kwargs)
 
     def __eq__(self, other):
@@ -38,8 +39,8 @@ class Static:
         return self._hash
 
 
-def settle(*statics: Static) -> None:
-    """To be called at the end of a trace: what functions changed meanwhile does not make others of them.
+def settle(*statics: Any) -> None:
+    """To be called with each `Static` at the end of a trace: what it changed meanwhile does not make another of it.
 
     As of a function that counts its calls, or keeps what it has found: JAX traces it once, and so do we.
     """

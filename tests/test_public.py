@@ -57,9 +57,9 @@ WINGS = {
         {"__init__"},
     ],
     "training": [
-        {"run", "diagnosis", "checkpoint", "progress"},
-        {"chunks", "models"},
-        {"sweep"},
+        {"run", "diagnosis", "progress", "result", "structure"},
+        {"chunks", "checkpoint", "description"},
+        {"models", "sweep"},
         {"__init__"},
     ],
 }

@@ -93,9 +93,7 @@ Call = Callable[[int, State, bool, int], tuple[State, Info]]
 """`call(worker, its state, fresh, remaining)` runs one chunk of one worker and waits for it."""
 
 
-def compile_chunk(
-    static: Static, plan: Plan, shared: tuple, members: tuple, start: State, chunk_steps: int
-) -> Call:
+def compile_chunk(static: Static, plan: Plan, shared: tuple, members: tuple, start: State, chunk_steps: int) -> Call:
     """Compiles the chunk, or finds it compiled: only shapes and static choices tell programs apart."""
     if plan.mesh is not None:  # an array that a user has put on one device would not go with the others
         shared = jax.device_put(shared, NamedSharding(plan.mesh, PartitionSpec()))
