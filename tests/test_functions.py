@@ -1,5 +1,6 @@
 """Functions with equal contents share one program; whatever changes the numbers makes another."""
 
+import _random
 import dataclasses
 import datetime
 import enum
@@ -49,7 +50,7 @@ def evaluate(static, x):
 
 def run_source(source, **names):
     """The namespace in which a text was executed, like a notebook's."""
-    space = {"jnp": jnp, "np": np, "jax": jax, **names}
+    space = {"__name__": "notebook", "jnp": jnp, "np": np, "jax": jax, **names}
     exec(source, space)
     return space
 
@@ -100,6 +101,11 @@ class Slotted:
 
     def method(self, x):
         return self.number
+
+
+class Hiding(Mutable):
+    def __getstate__(self):
+        return {}
 
 
 class Several(list):
@@ -159,11 +165,13 @@ EQUAL: dict[str, Any] = {
     "nested": lambda n: lambda x: (lambda y: (lambda: n)())(x),
     "nested constant": lambda n: eval(f"lambda x: (lambda: {n!r})()", {"jnp": jnp, "nan": math.nan}),
     "global": lambda n: run_source("f = lambda x: N", N=n)["f"],
+    "global, nested": lambda n: run_source("f = lambda x: (lambda: N)()", N=n)["f"],
     "helper": lambda n: run_source("def g(): return N\ndef f(x): return g()", N=n)["f"],
     "helper closed over": lambda n: (lambda g: lambda x: g(x))(lambda x: n),
     "module": lambda n: run_source("f = lambda x: m.number", m=module("m", number=n))["f"],
     "module in module": lambda n: run_source("f = lambda x: a.b.number", a=module("a", b=module("b", number=n)))["f"],
     "module closed over": lambda n: (lambda m: lambda x: m.number)(module("m", number=n)),
+    "module closed over, nested": lambda n: (lambda m: lambda x: (lambda: m.number)())(module("m", number=n)),
     "attribute of an object": lambda n: run_source("f = lambda x: o.number", o=Mutable(n))["f"],
     "object": lambda n: run_source("f = lambda x: g(o)", o=Mutable(n), g=outside)["f"],
     "slots": lambda n: Slotted(n).method,
@@ -179,6 +187,7 @@ EQUAL: dict[str, Any] = {
     "list": lambda n: (lambda numbers: lambda x: numbers[1])([0, n]),
     "list of a class": lambda n: (lambda numbers: lambda x: numbers[0])(Several([n])),
     "dictionary": lambda n: (lambda numbers: lambda x: numbers["n"])({"n": n}),
+    "key": lambda n: (lambda numbers: lambda x: next(iter(numbers)))({n: 0}),
     "order": lambda n: (lambda numbers: lambda x: next(iter(numbers.values())))({repr(n): n, "a": 0}),
     "set": lambda n: (lambda numbers: lambda x: min(numbers))({n}),
     "tuple": lambda n: (lambda pair: lambda x: pair.two)(Pair(0, n)),
@@ -197,6 +206,11 @@ UNSEEN: dict[str, Any] = {
     "by name": lambda n: run_source("f = lambda x: globals()['N']", N=n)["f"],
     "getattr": lambda n: run_source("f = lambda x: getattr(m, 'number')", m=module("m", number=n))["f"],
     "module at large": lambda n: run_source("f = lambda x, g=lambda m: m.number: g(m)", m=module("m", number=n))["f"],
+    "module that makes up names": lambda n: run_source(
+        "f = lambda x: m.number", m=module("m", __getattr__=lambda name: n)
+    )["f"],
+    "object that hides": lambda n: (lambda thing: lambda x: outside(thing))(Hiding(n)),
+    "in the name of another": lambda n: functools.wraps(jnp.sin)(lambda x: n),
     "import": imported,
     "evaluated": lambda n: run_source("f = lambda x: eval('N')", N=n)["f"],
     "iterator": lambda n: (lambda each: lambda x: next(each))(iter([n])),
@@ -240,6 +254,12 @@ def test_functions_made_anew_with_equal_contents_share_a_program(name):
         assert TRACES == []
 
 
+@pytest.mark.parametrize("name", [*EQUAL, *UNSEEN])
+def test_functions_made_anew_give_their_own_numbers(name):
+    for number in NUMBERS:
+        assert told((EQUAL | UNSEEN)[name](number)) == repr(number)
+
+
 @pytest.mark.parametrize("name", OF_JAX)
 def test_transformed_functions_share_a_program(name):
     ones = jnp.ones(3) if name == "vmap" else jnp.ones(())
@@ -256,7 +276,7 @@ CALLS = st.tuples(INNERMOST, st.lists(st.sampled_from([*AROUND.values()]), max_s
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(CALLS, min_size=10, max_size=30))
-def test_functions_made_anew_give_their_own_numbers(calls):
+def test_functions_around_others_give_their_own_numbers(calls):
     """Whatever was compiled before, and however deep inside stands what differs."""
     for make, around, number in calls:
         function = make(number)
@@ -345,6 +365,69 @@ def set_method(n):
     return space["C"]().f, lambda new: setattr(space["C"], "g", lambda self: new)
 
 
+def set_static_method(n):
+    space = run_source("class C: pass\nf = lambda x: C.f(x)")
+    change = lambda new: setattr(space["C"], "f", staticmethod(lambda x: new))  # noqa: E731 called at once
+    change(n)
+    return space["f"], change
+
+
+def set_base(n):
+    space = run_source("class A: number = N\nclass B(A): pass\nthing = B()\nf = lambda x: g(thing)", N=n, g=outside)
+    return space["f"], lambda new: setattr(space["A"], "number", new)
+
+
+def set_behind_a_property(n):
+    text = "class C:\n    @property\n    def number(self): return N\nthing = C()\nf = lambda x: g(thing)"
+    space = run_source(text, N=n, g=outside)
+    return space["f"], lambda new: space.update(N=new)
+
+
+def set_under_a_property(n):
+    """Which hides an attribute of the object with the same name."""
+    text = "class C:\n    @property\n    def number(self): return self.own\n    def f(self, x): return self.number"
+    thing = run_source(text)["C"]()
+    vars(thing).update(number=0, own=n)
+    return thing.f, lambda new: setattr(thing, "own", new)
+
+
+def set_behind_a_descriptor(n):
+    text = "class D:\n    def __get__(self, thing, kind): return thing.own\n"
+    thing = run_source(text + "class C:\n    number = D()\n    def f(self, x): return self.number")["C"]()
+    thing.own = n
+    return thing.f, lambda new: setattr(thing, "own", new)
+
+
+def set_behind_a_lookup(n):
+    text = (
+        "class C:\n    def f(self, x): return self.number\n    number = 0\n"
+        "    def __getattribute__(self, name):\n"
+        "        get = object.__getattribute__\n"
+        "        return get(self, 'own') if name == 'number' else get(self, name)"
+    )
+    thing = run_source(text)["C"]()
+    thing.own = n
+    return thing.f, lambda new: setattr(thing, "own", new)
+
+
+def set_on_a_tuple(n):
+    pair = run_source("class Marked(P): pass", P=Pair)["Marked"](1, 2)
+    pair.number = n
+    return lambda x: outside(pair), lambda new: setattr(pair, "number", new)
+
+
+def set_in_the_name_of_another(n):
+    def function(x):
+        return n
+
+    def change(new):
+        nonlocal n
+        n = new
+
+    function.__module__, function.__qualname__ = "jax.numpy", "sin"
+    return function, change
+
+
 def set_default(n):
     def function(x, n=n):
         return n
@@ -361,7 +444,9 @@ def set_code(n):
 
 CHANGES = [
     set_item, set_entry, set_array, set_under_a_view, set_attribute, set_attribute_far_away, set_cell, set_global,
-    set_helper, set_module, set_class, set_method, set_default, set_code,
+    set_helper, set_module, set_class, set_method, set_static_method, set_base, set_behind_a_property,
+    set_under_a_property, set_behind_a_descriptor, set_behind_a_lookup, set_on_a_tuple, set_in_the_name_of_another, set_default,
+    set_code,
 ]  # fmt: skip
 
 
@@ -438,6 +523,7 @@ def test_tracers_that_are_closed_over_work_as_they_do_in_jax():
         lambda x: os.environ["A"],
         lambda x: random.random(),
         lambda x: random.Random().random(),
+        lambda x: _random.Random().random(),
         lambda x: uuid.uuid4(),
         lambda x: datetime.datetime.now(),
         lambda x: secrets.randbits(3),
@@ -445,6 +531,7 @@ def test_tracers_that_are_closed_over_work_as_they_do_in_jax():
         (lambda thing: lambda x: thing)(object.__new__(type("Own", (), {"__reduce__": lambda self: "own"}))),
         (lambda rows: lambda x: rows)([0.0] * 30_000),
         (lambda rows: lambda x: rows)(np.array([object()])),
+        (lambda some: lambda x: some)({Frozen(1)}),
         (lambda rows: lambda x: rows)(np.ma.masked_array([1.0], [True])),
     ],
 )  # fmt: skip
@@ -470,18 +557,56 @@ def test_names_and_lines_do_not_matter():
 
 
 def test_arrays_are_told_apart_by_all_that_a_program_depends_on():
+    data, floats = jax.random.key_data(jax.random.key(0, impl="rbg")), np.arange(6.0)
     arrays = [
-        np.arange(6.0), np.arange(6.0, dtype="float32"), np.arange(6.0, dtype=">f8"), np.arange(6.0)[::-1],
-        np.arange(6.0).reshape(2, 3), np.arange(6.0).reshape(3, 2), jnp.arange(6.0), jnp.arange(6.0, dtype="float32"),
-        1.0, jnp.ones(()), jnp.arange(6.0).astype("bfloat16"), jax.random.key(0), jax.random.key(1),
-        jax.random.key(0, impl="rbg"), jax.random.key_data(jax.random.key(0)), np.zeros(0), np.zeros((0, 3)),
-        jax.device_put(jnp.arange(6.0), jax.devices()[0]),
+        np.zeros(6), np.zeros(6, int), np.zeros(6, ">f8"), np.zeros(0), np.zeros((0, 3)), jnp.zeros(6),
+        jnp.zeros(6, int), floats, floats.astype("float32"), floats.astype(">f8"), floats[::-1], floats.reshape(2, 3),
+        floats.reshape(3, 2),
+        jnp.asarray(floats), jnp.arange(6, dtype="float32"), jnp.arange(6, dtype="bfloat16"), jnp.ones(()), 1.0,
+        jax.jit(lambda: 1.0)(), np.float64(1.0), np.asarray(1.0), jax.device_put(jnp.arange(6.0), jax.devices()[0]),
+        jax.random.key(0), jax.random.key(1), jax.random.key_data(jax.random.key(0)), data,
+        jax.random.wrap_key_data(data, impl="rbg"), jax.random.wrap_key_data(data, impl="unsafe_rbg"),
     ]  # fmt: skip
     make = lambda array: Static(lambda x: array)  # noqa: E731 as users write them
     for place, one in enumerate(arrays):
         copy = one.copy() if isinstance(one, np.ndarray) else one
         assert make(one) == make(copy)
         assert not any(make(one) == make(other) for other in arrays[:place])
+
+
+CODES = [
+    *("x + 2", "x - 2", "2 - x", "x + 2.0", "abs(x)", "max(x, 2)", "min(x, 2)", "x.real", "x.imag", "x", "None"),
+    *("x if x > 2 else 3", "x if x < 2 else 3", "f(a=x)", "f(b=x)", "[x]", "(x,)", "[y for y in x]", "lambda: x"),
+    *("lambda x: x", "lambda *x: x", "lambda **x: x", "lambda y, x: x", "lambda x, y: x", "lambda x, *, y: x"),
+]
+
+
+def test_codes_are_told_apart():
+    functions = [Static(eval(f"lambda x: {code}")) for code in CODES]
+    assert len(set(functions)) == len(CODES)
+    assert set(functions) == {Static(eval(f"lambda x: {code}")) for code in CODES}
+
+
+def test_tables_and_modules_tell_codes_apart():
+    """Of equal bytes: where exceptions go, and, inside packages that are not read, where globals are looked up."""
+
+    def guarded(x):
+        try:
+            return abs(x)
+        except TypeError:
+            return None
+
+    code = guarded.__code__
+    assert read(code) != read(code.replace(co_exceptiontable=b""))
+    one, other, again = (types.FunctionType(code, {"__name__": f"jax.{name}"}) for name in ("one", "other", "one"))
+    assert read(one) == read(one)
+    assert len({read(each) for each in (one, other, again)}) == 3
+
+
+def test_what_is_shared_is_told_apart():
+    one, two = [1], [2]
+    contents = [read(each) for each in ([one, two, one], [one, two, two], [one, [1], two], [one, one, two])]
+    assert len(set(contents)) == 4
 
 
 def test_a_transposed_copy_has_equal_contents():
