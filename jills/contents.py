@@ -12,7 +12,6 @@ numbers than those given; a wrong "different" compiles once more.
 """
 
 import builtins
-import dis
 import enum
 import functools
 import hashlib
@@ -26,6 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from jills.bytecode import names_in
 
 PURE = {
     *("jills", "jax", "jaxlib", "numpy", "optax", "chex", "ml_dtypes"),
@@ -119,48 +120,6 @@ def _is_pure_module(name):
     return name.partition(".")[0].lstrip("_") in PURE and not name.startswith("numpy.random")
 
 
-class Names(NamedTuple):
-    """What a code and the codes inside it name: chains of attributes, such as `("module", "function")`."""
-
-    globals: frozenset[tuple[str, ...]]
-    closed_over: frozenset[tuple[str, ...]]
-    first: frozenset[tuple[str, ...]] | None  # attributes of the first argument; None: it leaves as a whole
-    imports: bool
-
-
-@functools.lru_cache(maxsize=4096)
-def _names(code: types.CodeType) -> Names:
-    first = code.co_varnames[0] if code.co_argcount else None
-    chains = {"GLOBAL": [], "NAME": [], "DEREF": [], "FAST": []}
-    imports, escapes, chain = False, first in code.co_cellvars, None
-    for step in dis.get_instructions(code):
-        if step.opname in ("EXTENDED_ARG", "CACHE"):
-            continue
-        if chain is not None and step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            chain.append(step.argval)
-            continue
-        chain = None
-        imports |= step.opname == "IMPORT_NAME"
-        *others, last = step.argval if isinstance(step.argval, tuple) and "FAST" in step.opname else (step.argval,)
-        escapes |= first is not None and "FAST" in step.opname and first in others
-        for kind, found in chains.items():
-            if kind in step.opname and step.opname.startswith("LOAD"):
-                chain = [last]
-                found.append(chain)
-            elif kind == "FAST" in step.opname and last == first:  # another value takes its place
-                escapes = True
-    own = {kind: {tuple(each) for each in found} for kind, found in chains.items()}
-    attributes = {each[1:] for each in own["FAST"] if each[0] == first}
-    inside = [_names(each) for each in code.co_consts if isinstance(each, types.CodeType)]
-    free = own["DEREF"].union(*(each.closed_over for each in inside))
-    return Names(
-        frozenset((own["GLOBAL"] | own["NAME"]).union(*(each.globals for each in inside))),
-        frozenset(each for each in free if each[0] in code.co_freevars),
-        None if escapes or () in attributes else frozenset(attributes),
-        imports or any(each.imports for each in inside),
-    )
-
-
 class _Reader:
     def __init__(self):
         self.parts = []
@@ -193,8 +152,11 @@ class _Reader:
                 self.parts.append(Same(value, value.__name__))
             case Tracer() | types.ModuleType():
                 raise Unseen(f"a {type(value).__name__}")
-            case _ if is_pure(value) or isinstance(value, (*DESCRIPTORS, _JITTED)):
+            case _ if is_pure(value) or isinstance(value, DESCRIPTORS):
                 self.parts.append(Same(value, name_of(value)))
+            case _ if isinstance(value, _JITTED):
+                self.parts.append(Same(value, name_of(value)))
+                self.add(getattr(value, "__wrapped__", None))
             case jax.Array() | np.ndarray() | np.generic() | np.dtype():
                 self.parts += _of_array(value)
             case list() | tuple() | dict() | set() | frozenset() | bytearray() if _is_container(value):
@@ -249,7 +211,7 @@ class _Reader:
         self._all("constants", *code.co_consts)
 
     def _function(self, function, instance=None):
-        code, names = function.__code__, _names(function.__code__)
+        code, names = function.__code__, names_in(function.__code__)
         self.add(code)
         self._all("function", function.__defaults__, function.__kwdefaults__, vars(function))
         module = str(function.__globals__.get("__name__"))
@@ -309,7 +271,7 @@ class _Reader:
 
     def _bound(self, method):
         function, instance = method.__func__, method.__self__
-        if isinstance(function, types.FunctionType) and function.__code__.co_argcount and _is_open(instance):
+        if isinstance(function, types.FunctionType) and _is_open(instance):
             self._method(function, instance)
         else:
             self._all("method", function, instance)
@@ -327,7 +289,7 @@ class _Reader:
             self._reach(vars(instance)[name], rest)
         elif isinstance(found, property) and isinstance(found.fget, types.FunctionType):
             self._method(found.fget, instance)
-        elif isinstance(found, types.FunctionType) and found.__code__.co_argcount:
+        elif isinstance(found, types.FunctionType) and not rest:
             self._method(found, instance)
         elif found is not _MISSING and not hasattr(type(found), "__get__"):
             self._reach(found, rest)
@@ -359,7 +321,7 @@ class _Reader:
 
 
 _MISSING = object()
-_JITTED = type(jax.jit(lambda: 0))  # a function of jax.jit keeps what it has traced: it is known by identity anyway
+_JITTED = type(jax.jit(lambda: 0))  # such a function keeps what it has traced: it is known by identity anyway
 
 
 def _is_container(value):

@@ -391,6 +391,33 @@ def set_under_a_property(n):
     return thing.f, lambda new: setattr(thing, "own", new)
 
 
+def set_behind_a_decorated_property(n):
+    """Whose function takes the object among `*args`."""
+    text = "class C:\n    number = property(decorated(lambda self: self.own))\n    def f(self, x): return self.number"
+    thing = run_source(text, decorated=decorated)["C"]()
+    thing.own = n
+    return thing.f, lambda new: setattr(thing, "own", new)
+
+
+def set_behind_a_decorated_method(n):
+    text = "class C:\n    @decorated\n    def f(self, x): return self.own"
+    thing = run_source(text, decorated=decorated)["C"]()
+    thing.own = n
+    return thing.f, lambda new: setattr(thing, "own", new)
+
+
+def set_behind_its_own_method(n):
+    thing = run_source("class C:\n    def f(self, x): return self.f.__self__.own")["C"]()
+    thing.own = n
+    return thing.f, lambda new: setattr(thing, "own", new)
+
+
+def set_on_an_argument_of_another_name(n):
+    thing = run_source("class C:\n    def f(self, x):\n        x = self\n        return x.own")["C"]()
+    thing.own = n
+    return thing.f, lambda new: setattr(thing, "own", new)
+
+
 def set_behind_a_descriptor(n):
     text = "class D:\n    def __get__(self, thing, kind): return thing.own\n"
     thing = run_source(text + "class C:\n    number = D()\n    def f(self, x): return self.number")["C"]()
@@ -442,12 +469,7 @@ def set_code(n):
     return function, lambda new: setattr(function, "__code__", eval(f"lambda x: {new!r}").__code__)
 
 
-CHANGES = [
-    set_item, set_entry, set_array, set_under_a_view, set_attribute, set_attribute_far_away, set_cell, set_global,
-    set_helper, set_module, set_class, set_method, set_static_method, set_base, set_behind_a_property,
-    set_under_a_property, set_behind_a_descriptor, set_behind_a_lookup, set_on_a_tuple, set_in_the_name_of_another, set_default,
-    set_code,
-]  # fmt: skip
+CHANGES = [make for name, make in list(globals().items()) if name.startswith("set_")]
 
 
 @pytest.mark.parametrize("make", CHANGES, ids=lambda make: make.__name__)

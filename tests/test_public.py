@@ -34,9 +34,9 @@ FIELDS = {
     "adam.Hparams": "learning_rate b1 b2 eps",
 }
 LAYERS = [
-    {"types", "activations", "linalg", "contents"},
-    {"network", "batches", "hparams", "states", "functions"},
-    {"losses", "solvers", "conjugate_gradients", "results"},
+    {"types", "activations", "linalg", "bytecode"},
+    {"network", "batches", "hparams", "states", "contents"},
+    {"losses", "solvers", "conjugate_gradients", "results", "functions"},
     {"checks", "targets"},
     {"algorithm"},
     {"ills", "gauss_newton", "adam"},
