@@ -1,7 +1,8 @@
 """An algorithm in words, a line each choice, so that a saved sweep knows what it was made with.
 
 Known things go by their public names; functions of a user's own by name and a digest of their contents
-(`jills.contents`), which is another once their code or what they have closed over is.
+(`jills.contents`), which is another once their code or what they have closed over is, and in another version of Python,
+which compiles them otherwise.
 """
 
 import hashlib

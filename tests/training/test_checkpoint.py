@@ -207,6 +207,7 @@ TREES = {
     "one array": jnp.arange(3.0),
     "nothing": None,
     "optax": optax.chain(optax.clip(1.0), optax.adamw(0.1)).init({"a": jnp.ones(3)}),
+    "diagnosis": jills.Diagnosis(np.array(["converged", "stalled"]), np.array(["", "for ρ = 1"])),
     "names": {"a/b": 1, "jills_tree": 2, "a'b.c[0]": 3, "": 4},
 }
 
@@ -247,6 +248,10 @@ def test_the_whole_result_of_a_sweep(tmp_path):
     np.testing.assert_array_equal(jax.random.key_data(loaded.keys), jax.random.key_data(keys))
     np.testing.assert_array_equal(loaded.hparams.learning_rate, HPARAMS["adam"].learning_rate.astype("float32"))
     assert "network.sizes = (3, 5, 2)" in loaded.algorithm.splitlines()
+    go_on = functools.partial(jills.sweep, ALGORITHMS["adam"], HPARAMS["adam"], PROBLEMS["float32"])
+    assert bits(go_on(keys, 4, 3, state=loaded).state) == bits(go_on(keys, 4, 3, state=result).state)
+    with pytest.raises(ValueError, match="made with other keys"):
+        go_on(keys[::-1], 4, 3, state=loaded)
 
 
 def test_a_result_with_an_error_and_one_like_another(tmp_path):
@@ -339,7 +344,9 @@ def test_files_of_later_versions_and_other_files(tmp_path):
         jills.load(tmp_path / "none.npz")
 
 
-@pytest.mark.parametrize("leaf", [object(), np.array([object()]), np.ma.masked_array([1.0], [True]), {1, 2}, 10**30])
+@pytest.mark.parametrize(
+    "leaf", [object(), np.array([object()]), np.ma.masked_array([1.0], [True]), {1, 2}, 10**30, NETWORK]
+)
 def test_what_a_file_cannot_hold_is_refused(leaf, tmp_path):
     with pytest.raises(ValueError, match=r"\['a'\] is a .*; a file holds arrays of numbers, keys"):
         jills.save(tmp_path / "tree.npz", {"a": leaf})
