@@ -81,8 +81,8 @@ def _of_leaf(value, entry) -> tuple[Leaf, np.ndarray]:
     if array.dtype.hasobject or isinstance(value, np.ma.MaskedArray):
         given = " ".join(f"{type(value).__name__} {value!r}".split())[:80]
         raise ValueError(
-            f"{entry or 'the tree'} is a {given}; a file holds arrays of numbers, keys, numbers, texts and None (a network: "
-            "jills.save_model)"
+            f"{entry or 'the tree'} is a {given}; a file holds arrays of numbers, keys, numbers, texts and None "
+            "(a network: jills.save_model)"
         )
     array, detail = plain(array)
     if isinstance(value, np.generic):
