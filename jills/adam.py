@@ -111,8 +111,8 @@ def build(
     Args:
         network: any.
         loss: any.
-        optimizer: `hparams → optax.GradientTransformation`. Define it at module level: two builds
-            with one function are equal and share what is compiled.
+        optimizer: `hparams → optax.GradientTransformation`. Two builds with functions of equal contents share what
+            `run` and `sweep` compile; one at module level can also be pickled.
         defaults: the hparams of that optimizer, a NamedTuple of numbers; says which there are. Its class may have
             `limits`, field → `jills.hparams.Limit`.
         full_batch: False where steps receive different batches.

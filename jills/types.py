@@ -77,6 +77,8 @@ class Member(NamedTuple):
 Problem = Callable[[jax.Array], Member | tuple[Params, Batch] | tuple[Params, Batch, Metrics]]
 """`problem(key) → Member(params, batch)`, pure: the start and the data of one member; a plain tuple will do.
 
-Arrays that it closes over are compiled in. Where they change between sweeps, pass them as
-arguments of a `jax.tree_util.Partial`: other data of the same shape then compile nothing.
+Arrays that it closes over are compiled in, and read again at each call to see whether they are still the same. Where
+they change between sweeps, or are large, pass them as arguments of a `jax.tree_util.Partial`: other data of the same
+shape then compile nothing. One that is made anew with the same contents (a lambda, a partial, a method of an equal
+object) compiles nothing either, see `jills.functions`.
 """

@@ -35,8 +35,8 @@ FIELDS = {
 }
 LAYERS = [
     {"types", "activations", "linalg"},
-    {"network", "batches", "hparams", "states"},
-    {"losses", "solvers", "conjugate_gradients", "results"},
+    {"network", "batches", "hparams", "states", "contents"},
+    {"losses", "solvers", "conjugate_gradients", "results", "functions"},
     {"checks", "targets"},
     {"algorithm"},
     {"ills", "gauss_newton", "adam"},
@@ -58,9 +58,9 @@ WINGS = {
         {"__init__"},
     ],
     "training": [
-        {"run", "diagnosis", "checkpoint", "progress", "memory"},
-        {"chunks", "models"},
-        {"sweep"},
+        {"run", "diagnosis", "progress", "result", "structure", "memory"},
+        {"chunks", "checkpoint", "description"},
+        {"models", "sweep"},
         {"__init__"},
     ],
 }

@@ -8,8 +8,9 @@ from jills.training.chunks import num_cores
 from jills.training.diagnosis import Diagnosis, diagnose
 from jills.training.models import Model, load_model, save_model
 from jills.training.progress import progress_bar
+from jills.training.result import SweepResult
 from jills.training.run import run
-from jills.training.sweep import SweepResult, grid, sweep
+from jills.training.sweep import grid, sweep
 
 __all__ = [
     "Diagnosis",

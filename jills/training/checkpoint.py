@@ -1,6 +1,9 @@
-"""States on disk: one NumPy `.npz` file, readable with `numpy.load` and without pickle."""
+"""Trees on disk: one NumPy `.npz` file, readable with `numpy.load` and without pickle."""
 
+import json
 import uuid
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,17 +11,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import dtypes
+
+from jills.training.result import SweepResult
+from jills.training.structure import SCALARS, Leaf, UnknownClass, leaves, put_together, restored, take_apart
+
+FORMAT = 1
+DESCRIPTION = "jills_tree"  # the entry that holds the text
 
 
 def save(path: str | Path, tree: Any) -> None:
-    """Writes a pytree of arrays (a `State`, params, …); whole or not at all.
+    """Writes a pytree (params, a `State`, a whole `SweepResult`, …); whole or not at all.
+
+    The file is read by `load`, and by `numpy.load` without pickle: leaves are entries named by their place, such as
+    `.params[0].weight`, and `jills_tree` is a text in JSON with the structure. What NumPy does not know of itself is
+    stored by its bits, as unsigned integers: bfloat16 and its like, and random keys. Of an exception its text is kept.
 
     Args:
         path: the file, ending in `.npz`; an older one is replaced.
-        tree: leaves become entries named by their place, such as `.params[0].weight`.
+        tree: of arrays, random keys, numbers, texts and None.
+
+    Raises:
+        ValueError: a leaf is something else.
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    save_arrays(Path(path), {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves})
+    arrays, structure = take_apart(tree)
+    text = np.array(json.dumps({"format": FORMAT, "tree": structure}))
+    save_arrays(Path(path), {DESCRIPTION: text, **arrays})
 
 
 def save_arrays(path: Path, entries: dict[str, Any]) -> None:
@@ -47,27 +65,121 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def load(path: str | Path, like: Any) -> Any:
-    """Reads what `save` wrote.
+def load(path: str | Path, like: Any = None, dtype: Any = None) -> Any:
+    """Reads what `save` wrote: the same tree, with arrays of JAX and of NumPy where such were saved.
 
     Args:
         path: the file.
         like: a tree of the same structure and dtypes, such as `algorithm.init(params, batch)` or its
-            `jax.eval_shape`. The leaves on disk may have further leading axes (those of a sweep).
+            `jax.eval_shape`, to make sure of it. The leaves on disk may have further leading axes (those of a sweep);
+            like a `SweepResult`, axes may have any length. None: the file tells. That takes NamedTuples of
+            modules that are imported already, and no other classes.
+        dtype: of all arrays of floating numbers; None: those of the file.
 
     Raises:
-        ValueError: the file holds another structure, or leaves of other dtypes or shapes.
+        FileNotFoundError: there is no such file.
+        ValueError: no file of `save`, or of a later version; another structure, or leaves of other dtypes or shapes,
+            than `like`; 64 bits, which JAX has off; or a class that is not known, and no `like`.
     """
-    places, structure = jax.tree_util.tree_flatten_with_path(like)
-    names = [jax.tree_util.keystr(place) for place, _ in places]
-    with np.load(path, allow_pickle=False) as file:
-        if set(names) != set(file.files):
-            wrong = sorted(set(names) ^ set(file.files))
-            raise ValueError(f"{path} holds another structure: {', '.join(wrong[:5])} stand on one side only")
-        leaves = [file[name] for name in names]
-    lead = leaves[0].shape[: leaves[0].ndim - len(places[0][1].shape)] if leaves else ()
-    for name, leaf, (_, model) in zip(names, leaves, places, strict=True):
-        if leaf.dtype != model.dtype or leaf.shape != (*lead, *model.shape):
-            wanted = f"{model.dtype}{[*lead, *model.shape]}"
-            raise ValueError(f"{path}: {name} is {leaf.dtype}{list(leaf.shape)}, but {wanted} is expected")
-    return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in leaves])
+    entries = read_arrays(path)
+    dtype = None if dtype is None else _floating(dtype)
+    text = entries.pop(DESCRIPTION, None)
+    if text is None and like is None:
+        what = "a model: jills.load_model(path)" if "jills_model" in entries else "no structure; give like="
+        raise ValueError(f"{path} holds {what}")
+    structure = None if text is None else read_description(path, text)["tree"]
+    told = {leaf.entry: leaf for leaf in leaves(structure)}
+    value_of = lambda leaf: _value(path, leaf, entries[leaf.entry], dtype)  # noqa: E731 used at once
+    if like is None:
+        try:
+            return put_together(structure, value_of)
+        except UnknownClass as error:
+            raise ValueError(f"{path}: {error}; import what defines it, or give like=") from None
+    places, wanted = jax.tree_util.tree_flatten_with_path(like)
+    models = {jax.tree_util.keystr(place): model for place, model in places}
+    if set(models) != set(entries):
+        wrong = sorted(set(models) ^ set(entries))
+        raise ValueError(f"{path} holds another structure: {', '.join(wrong[:5])} stand on one side only")
+    values = [value_of(told.get(name, Leaf(name, "jax"))) for name in models]
+    _check_fit(path, models, values, isinstance(like, SweepResult), dtype)
+    return jax.tree.unflatten(wanted, values)
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """All entries of an `.npz` file; raises ValueError where it is another, or not whole."""
+    with Path(path).open("rb") as opened:
+        try:
+            file = np.load(opened, allow_pickle=False)
+            if isinstance(file, np.lib.npyio.NpzFile):
+                return {name: file[name] for name in file.files}
+            reason = "it holds a single array"
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            reason = str(error)
+    raise ValueError(f"{path} is no whole file of jills.save or jills.save_model: {reason}")
+
+
+def read_description(path: str | Path, entry: np.ndarray, newest: int = FORMAT) -> dict[str, Any]:
+    """A text in JSON that says what is in a file; raises ValueError where it comes from a later version of jills."""
+    described = json.loads(str(entry))
+    if described["format"] > newest:
+        raise ValueError(f"{path} is of format {described['format']}, this jills reads up to {newest}; update jills")
+    return described
+
+
+def _floating(dtype):
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype is {dtype}, but must be one of floating numbers, such as 'float32'")
+    if dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(f"dtype is {dtype}, but JAX has 64 bits off; give dtype='float32', or set jax_enable_x64")
+    return dtype
+
+
+def _value(path, leaf, array, dtype):
+    if leaf.kind in SCALARS.values():
+        return array.item()
+    if leaf.kind == "error":
+        return RuntimeError(array.item())
+    if leaf.kind == "keys":
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=leaf.detail)
+    array = restored(array, leaf.detail)
+    if dtype is not None and jnp.issubdtype(array.dtype, jnp.floating):
+        array = array.astype(dtype)
+    if leaf.kind == "scalar":
+        return array[()]
+    return array if leaf.kind == "numpy" else as_jax(path, array)
+
+
+def as_jax(path: str | Path, array: np.ndarray) -> jax.Array:
+    """An array of JAX; raises ValueError where its 64 bits are more than JAX takes, and any of them matters."""
+    narrow = array.astype(dtypes.canonicalize_dtype(array.dtype))
+    if narrow.dtype != array.dtype and (array.dtype.kind in "fc" or not np.array_equal(narrow, array)):
+        raise ValueError(
+            f"{path} holds {array.dtype}, but JAX has 64 bits off; give dtype='float32', or set jax_enable_x64"
+        )
+    return jnp.asarray(narrow)
+
+
+def _check_fit(path, models, values, any_length, dtype):
+    """Raises ValueError where arrays are not like those of a model, further leading axes aside."""
+    pairs = [(name, *pair) for (name, *pair) in zip(models, models.values(), values, strict=True) if _is_array(pair)]
+    lead = None
+    for name, model, value in pairs:
+        cast = dtype is not None and jnp.issubdtype(model.dtype, jnp.floating)
+        kind: Any = dtype if cast else model.dtype
+        shape = tuple(model.shape)
+        if any_length:
+            shape = value.shape if len(shape) == value.ndim else shape
+        elif lead is None:
+            lead = value.shape[: value.ndim - len(shape)]
+        wanted = (*(lead or ()), *shape)
+        if value.dtype != kind or value.shape != wanted:
+            casts = all(jnp.issubdtype(each, jnp.floating) for each in (kind, value.dtype)) and value.dtype != kind
+            raise ValueError(
+                f"{path}: {name} is {value.dtype}{list(value.shape)}, but {kind}{list(wanted)} is expected"
+                + (f"; give dtype='{kind}' to have floating numbers cast" if casts else "")
+            )
+
+
+def _is_array(pair):
+    return all(hasattr(each, "dtype") and hasattr(each, "shape") for each in pair)

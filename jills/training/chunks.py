@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from threadpoolctl import threadpool_limits
 
 from jills import results
-from jills.algorithm import Algorithm
+from jills.functions import Static
 from jills.training.memory import heaviest_step
 from jills.training.run import scan
 from jills.types import Info, Member, State
@@ -64,8 +64,9 @@ def num_cores() -> int:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _chunk(algorithm, chunk_steps, batch_size, mesh, shared, members, state, fresh, remaining):
+def _chunk(static, chunk_steps, batch_size, mesh, shared, members, state, fresh, remaining):
     """`chunk_steps` steps, of which `remaining` count, of members `[B]`; `fresh`: starts them first."""
+    algorithm = static.value
 
     def one(shared, fresh, remaining, member):
         (problem, stop, metrics), (hparams, key, state) = shared, member
@@ -116,9 +117,7 @@ class Traced(NamedTuple):
         return call
 
 
-def trace_chunk(
-    algorithm: Algorithm, plan: Plan, shared: tuple, members: tuple, start: State, chunk_steps: int
-) -> Traced:
+def trace_chunk(static: Static, plan: Plan, shared: tuple, members: tuple, start: State, chunk_steps: int) -> Traced:
     """Traces the chunk for one worker; the others have the same shapes."""
     if plan.mesh is not None:  # an array that a user has put on one device would not go with the others
         shared = jax.device_put(shared, NamedSharding(plan.mesh, PartitionSpec()))
@@ -127,8 +126,8 @@ def trace_chunk(
     def arguments(worker, state, fresh, remaining):
         return shared, rows[worker], state, np.bool_(fresh), np.int32(remaining)
 
-    static = (algorithm, chunk_steps, plan.batch_size, plan.mesh)
-    return Traced(_chunk.trace(*static, *arguments(0, _row(start, 0), True, 0)), arguments)
+    choices = (static, chunk_steps, plan.batch_size, plan.mesh)
+    return Traced(_chunk.trace(*choices, *arguments(0, _row(start, 0), True, 0)), arguments)
 
 
 def _row(tree, worker):

@@ -4,15 +4,14 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jax import dtypes
 
 from jills import activations, losses
 from jills.activations import Activation
 from jills.losses import Loss
 from jills.network import Network
-from jills.training.checkpoint import save_arrays
+from jills.training.checkpoint import as_jax, read_arrays, read_description, save_arrays
+from jills.training.structure import plain, restored
 from jills.types import Layer, Params
 
 FORMAT = 1
@@ -31,7 +30,8 @@ def save_model(path: str | Path, network: Network, params: Params, loss: Loss = 
     """Writes a network with its parameters; whole or not at all.
 
     The file is read by `load_model`, and by `numpy.load` without pickle: `weight_1`, `bias_1`, … are arrays, and
-    `jills_model` is a text in JSON with the sizes, the activations and the loss.
+    `jills_model` is a text in JSON with the sizes, the activations, the loss, and, where the arrays are the bits of
+    bfloat16 or another dtype that NumPy does not know of itself, its name.
 
     Args:
         path: the file, ending in `.npz`; an older one is replaced.
@@ -52,10 +52,12 @@ def save_model(path: str | Path, network: Network, params: Params, loss: Loss = 
         "activations": [_describe(each, ACTIVATIONS) for each in network.activations],
         "loss": _describe(loss, LOSSES),
     }
-    entries: dict[str, Any] = {DESCRIPTION: np.array(json.dumps(described))}
-    for number, (weight, bias) in enumerate(params, 1):
-        entries |= {f"weight_{number}": np.asarray(weight), f"bias_{number}": np.asarray(bias)}
-    save_arrays(Path(path), entries)
+    entries: dict[str, Any] = {}
+    for number, layer in enumerate(params, 1):
+        for name, leaf in zip(("weight", "bias"), layer, strict=True):
+            entries[f"{name}_{number}"], dtype = plain(np.asarray(leaf))
+            described |= {"dtype": dtype} if dtype else {}
+    save_arrays(Path(path), {DESCRIPTION: np.array(json.dumps(described)), **entries})
 
 
 def load_model(path: str | Path, dtype: Any = None) -> Model:
@@ -69,23 +71,19 @@ def load_model(path: str | Path, dtype: Any = None) -> Model:
         ValueError: the file holds no model, or one of a later version of jills; or 64 bits, which JAX has off, in
             a file and no `dtype` is given.
     """
-    with np.load(path, allow_pickle=False) as file:
-        if DESCRIPTION not in file.files:
-            raise ValueError(
-                f"{path} holds no model of jills.save_model; states and other trees: jills.load(path, like)"
-            )
-        entries = {name: file[name] for name in file.files}
-    described = json.loads(str(entries[DESCRIPTION]))
-    if described["format"] > FORMAT:
-        raise ValueError(f"{path} is of format {described['format']}, this jills reads up to {FORMAT}; update jills")
+    entries = read_arrays(path)
+    if DESCRIPTION not in entries:
+        raise ValueError(f"{path} holds no model of jills.save_model; states and other trees: jills.load(path, like)")
+    described = read_description(path, entries[DESCRIPTION], FORMAT)
     *hidden, output = (_build(each, ACTIVATIONS) for each in described["activations"])
     network = Network(tuple(described["sizes"]), tuple(hidden), output)
-    kept = entries["weight_1"].dtype
-    if dtype is None and dtypes.canonicalize_dtype(kept) != kept:
-        raise ValueError(f"{path} holds {kept}, but JAX has 64 bits off; give dtype='float32', or set jax_enable_x64")
-    dtype = kept if dtype is None else dtype
-    pairs = ((entries[f"weight_{n}"], entries[f"bias_{n}"]) for n in range(1, network.num_layers + 1))
-    params = tuple(Layer(*(jnp.asarray(leaf.astype(dtype)) for leaf in pair)) for pair in pairs)
+
+    def parameter(name):
+        array = restored(entries[name], described.get("dtype", ""))
+        return as_jax(path, array if dtype is None else array.astype(dtype))
+
+    numbers = range(1, network.num_layers + 1)
+    params = tuple(Layer(parameter(f"weight_{number}"), parameter(f"bias_{number}")) for number in numbers)
     return Model(network, params, _build(described["loss"], LOSSES))
 
 

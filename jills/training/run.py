@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 from jills import checks, results
 from jills.algorithm import Algorithm
 from jills.batches import cast_known
+from jills.functions import Static, settle
 from jills.hparams import cast
 from jills.results import Stop
 from jills.types import Batch, Info, Metrics, Params, State
@@ -30,7 +31,7 @@ def run(
     """Trains one network. Pure: it can be wrapped in `jit` or `vmap`.
 
     `algorithm` and `num_steps` are static. Everything else is data: other hyperparameters, parameters or
-    rows of the same shape do not compile again.
+    rows of the same shape do not compile again, nor do functions that are made anew with the same contents.
 
     Args:
         algorithm: of a `build`.
@@ -61,7 +62,7 @@ def run(
     dtype = jnp.asarray(start[0].weight).dtype
     hparams, stop = cast((hparams, stop), dtype)
     shared = None if metrics is None else as_partial(metrics)
-    return _run(algorithm, num_steps, hparams, params, cast_known(batch, dtype), stop, shared)
+    return _run(Static(algorithm), num_steps, hparams, params, cast_known(batch, dtype), stop, shared)
 
 
 def fitting(state: State, blank: State, lead: tuple[int, ...]) -> State:
@@ -82,15 +83,19 @@ def fitting(state: State, blank: State, lead: tuple[int, ...]) -> State:
 
 
 def as_partial(function: Callable) -> Partial:
-    """A function as a pytree: itself static, the arrays of a `Partial` data."""
-    return function if isinstance(function, Partial) else Partial(function)
+    """A function as a pytree: itself static, told from others by its contents; the arrays of a `Partial` data."""
+    if isinstance(function, Partial):
+        return Partial(Static(function.func), *function.args, **function.keywords)
+    return Partial(Static(function))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _run(algorithm, num_steps, hparams, start, batch, stop, metrics):
-    resuming = isinstance(start, State)
+def _run(static, num_steps, hparams, start, batch, stop, metrics):
+    algorithm, resuming = static.value, isinstance(start, State)
     state, batch = algorithm.resume(start, batch) if resuming else algorithm.begin(start, batch)
-    return scan(algorithm, num_steps, hparams, state, batch, stop, metrics, jnp.asarray(num_steps, jnp.int32))
+    told = scan(algorithm, num_steps, hparams, state, batch, stop, metrics, jnp.asarray(num_steps, jnp.int32))
+    settle(static, *([] if metrics is None else [metrics.func]))
+    return told
 
 
 def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining) -> tuple[State, Info]:

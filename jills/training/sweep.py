@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,25 +19,16 @@ from jax.sharding import Mesh
 
 from jills import checks, results
 from jills.algorithm import Algorithm
+from jills.functions import Static, settle
 from jills.hparams import as_columns, cast
 from jills.results import Stop
 from jills.training import chunks
+from jills.training.description import describe, differences
 from jills.training.memory import free_bytes, tree_bytes
 from jills.training.progress import OnChunk
+from jills.training.result import SweepResult
 from jills.training.run import as_partial, fitting
-from jills.types import Info, Member, Metrics, Problem, State
-
-
-class SweepResult(NamedTuple):
-    """What a sweep returns."""
-
-    state: State  # leaves [H, S, …]
-    info: Info  # NumPy leaves [H, S, T, …]
-    num_steps: int  # T; less than asked for only if interrupted
-    interrupted: bool  # by Ctrl-C or an error of `on_chunk`: then the last whole chunk is what is kept
-    compile_seconds: float  # tracing and compilation
-    run_seconds: float  # all chunks together, without compilation
-    error: Exception | None = None  # that `on_chunk` raised: it ends a sweep as Ctrl-C does
+from jills.types import Member, Metrics, Problem, State
 
 
 def grid(train: Callable[[Any, jax.Array], Any], hparams: Any, keys: jax.Array) -> Any:
@@ -70,7 +61,7 @@ def sweep(
     *,
     stop: Stop = Stop(),
     metrics: Metrics | None = None,
-    state: State | None = None,
+    state: State | SweepResult | None = None,
     batch_size: int | None = None,
 ) -> SweepResult:
     """Trains H × S networks, all from one compiled program.
@@ -93,17 +84,17 @@ def sweep(
         mesh: devices to share the members out to; None: all local devices.
         stop: when a member stops on its own. The sweep ends early once all have.
         metrics: recorded as `info.metrics` for the parameters each step received, where `problem` returns none.
-        state: of an earlier `SweepResult` of the same algorithm, keys and data, to go on from, by the rule of
-            `jills.run`: a member that had stopped stays so (set `result` to 0 to let all go on), unless its
-            rows are others than before.
+        state: an earlier `SweepResult` to go on from, or its `state`, by the rule of `jills.run`: a member that had
+            stopped stays so (set `result` to 0 to let all go on), unless its rows are others than before. The whole
+            result knows its algorithm, keys and hyperparameters, and refuses others; its `state` goes on with any.
         batch_size: members at a time on each device; None: 1 on CPUs, all on accelerators.
 
     Returns:
         A `SweepResult`. `result.info.loss[h, s, t]` is the loss after t steps.
 
     Raises:
-        ValueError: hparams out of range or of unequal lengths, shapes that do not fit, or a start
-            that is not finite in any member.
+        ValueError: hparams out of range or of unequal lengths, shapes that do not fit, a result to go on from that
+            was made with others, or a start that is not finite in any member.
         MemoryError: state and info of all members, or with them the work of a step, would not fit; told before
             anything is compiled.
     """
@@ -116,13 +107,18 @@ def sweep(
     algorithm.check(hparams)
     checks.check_stop(stop, algorithm.blank_detail)
     keys = _typed(keys)
-    problem = as_partial(problem)
+    described = describe(algorithm)
+    if isinstance(state, SweepResult):
+        _check_same(state, described, keys, as_columns(hparams)[1])
+        state = state.state
+    static, problem = Static(algorithm), as_partial(problem)
+    metrics = None if metrics is None else as_partial(metrics)
     blank = jax.eval_shape(lambda problem, key: _checked_blank(algorithm, Member(*problem(key))), problem, keys[0])
     num_hparams, columns = as_columns(cast(hparams, blank.loss.dtype))
     shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
     kept = math.prod(shape) * (2 * tree_bytes(blank) + 40 * num_steps)  # states, old and new, and records
     _check_memory(kept, 0, shape)
-    shared = (problem, cast(stop, blank.loss.dtype), None if metrics is None else as_partial(metrics))
+    shared = (problem, cast(stop, blank.loss.dtype), metrics)
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
     hparam_index, key_index = np.divmod(plan.members, shape[1])
@@ -134,10 +130,11 @@ def sweep(
         start = jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index, key_index], state)
 
     began = time.perf_counter()
-    traced = chunks.trace_chunk(algorithm, plan, shared, members, start, chunk_steps)
+    traced = chunks.trace_chunk(static, plan, shared, members, start, chunk_steps)
     _check_memory(kept, traced.work_bytes(plan), shape)
     call = traced.compile()
     compile_seconds = time.perf_counter() - began
+    settle(static, problem.func, *([] if metrics is None else [metrics.func]))
     report = partial(_report, on_chunk, shape)
     progress = chunks.drive(call, plan, start, state is None, num_steps, chunk_steps, report)
     final = plan.gather(progress.states)
@@ -145,7 +142,55 @@ def sweep(
     info, done = chunks.join_infos(progress, num_steps)
     final, info = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), (final, info))
     final = jax.tree.map(jnp.asarray, final)
-    return SweepResult(final, info, done, progress.interrupted, compile_seconds, progress.seconds, progress.error)
+    return SweepResult(
+        state=final,
+        info=info,
+        num_steps=done,
+        interrupted=progress.interrupted,
+        compile_seconds=compile_seconds,
+        run_seconds=progress.seconds,
+        error=progress.error,
+        keys=keys,
+        hparams=jax.tree.map(np.asarray, columns),
+        algorithm=described,
+    )
+
+
+def _check_same(before: SweepResult, described: str, keys: jax.Array, hparams: Any) -> None:
+    """Raises ValueError where a sweep was made with another algorithm, other keys or hyperparameters."""
+    others = []
+    if before.algorithm and before.algorithm != described:
+        others.append(f"another algorithm ({differences(before.algorithm, described)})")
+    if before.keys is not None and not _equal_keys(before.keys, keys):
+        others.append(f"other keys ({before.keys.shape[0]} then, {keys.shape[0]} now)")
+    if before.hparams is not None and (wrong := _other_hparams(before.hparams, hparams)):
+        others.append(f"other hyperparameters ({wrong})")
+    if others:
+        raise ValueError(
+            f"the sweep to go on from was made with {' and '.join(others)}; give the same, or, to go on with others on "
+            "purpose, state=result.state in place of the whole result"
+        )
+
+
+def _equal_keys(one, other):
+    return one.dtype == other.dtype and np.array_equal(jax.random.key_data(one), jax.random.key_data(other))
+
+
+def _other_hparams(before, now):
+    """Which hyperparameters differ, by more than a cast to float32 would make them."""
+    if type(before) is not type(now):
+        return f"of another kind, {type(before).__qualname__} then"
+    names = getattr(now, "_fields", range(len(now)))
+    pairs = ((name, np.asarray(one), np.asarray(other)) for name, one, other in zip(names, before, now, strict=True))
+    return ", ".join(
+        f"{name} was {_short(one)} and is {_short(other)}"
+        for name, one, other in pairs
+        if one.shape != other.shape or not np.allclose(one, other, rtol=1e-6, atol=0.0, equal_nan=True)
+    )
+
+
+def _short(values):
+    return np.array2string(np.unique(values), precision=4, threshold=6, edgeitems=2)
 
 
 def _checked_blank(algorithm, member):

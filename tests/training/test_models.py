@@ -35,6 +35,21 @@ def test_what_is_loaded_predicts_the_same(name, key, dtype, tmp_path):
     np.testing.assert_array_equal(model.network.predict(model.params, inputs), network.predict(params, inputs))
 
 
+def test_low_precision(key, tmp_path):
+    """Stored by its bits, with the name of its dtype in the text."""
+    network, _ = NETWORKS["tanh"]
+    params = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), network.init(key))
+    jills.save_model(tmp_path / "net.npz", network, params)
+    for dtype in (None, "float32"):
+        loaded = jills.load_model(tmp_path / "net.npz", dtype).params
+        for one, other in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
+            assert one.dtype == (dtype or "bfloat16")
+            np.testing.assert_array_equal(one.astype("float32"), other.astype("float32"))
+    with np.load(tmp_path / "net.npz", allow_pickle=False) as file:
+        assert json.loads(str(file["jills_model"]))["dtype"] == "bfloat16"
+        assert file["weight_1"].dtype == "uint16"
+
+
 def test_all_networks_of_a_sweep_are_one_file(key, tmp_path):
     network, _ = NETWORKS["tanh"]
     params = jax.vmap(network.init)(jax.random.split(key, 7))

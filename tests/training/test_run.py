@@ -1,13 +1,15 @@
 """`run`: one network, one scan, and the rules for stopping."""
 
 from functools import partial
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from contract import CASES, NETWORK, problem, step
+from contract import CASES, NETWORK, Rate, problem, step
 
 import jills
 from jills import results
@@ -101,6 +103,73 @@ def test_other_rows_and_numbers_do_not_compile_again(key, monkeypatch):
     for number, seed in enumerate(jax.random.split(key, 3)):
         params, batch = problem(seed, n=13)
         jills.run(ADAM, jills.adam.Hparams(0.1 * (number + 1)), params, batch, 2)
+
+
+def made_anew(power, shift):
+    """An algorithm and metrics of functions that were made just now."""
+    activation = jills.Activation(lambda x: jnp.tanh(x) + shift, lambda x: 1.0 - jnp.tanh(x) ** 2)
+    loss = jills.Loss(
+        lambda z, y: jnp.mean(jnp.abs(z - y) ** power, axis=1),
+        lambda z, y: power * jnp.sign(z - y) * jnp.abs(z - y) ** (power - 1) / z.shape[1],
+        lambda z, y: jax.vmap(jnp.diag)(jnp.ones_like(z)),
+    )
+    network = jills.Network((3, 5, 2), activation)
+    rows: Any = np.full((2, 3), shift)
+    sgd = lambda hparams: optax.sgd(hparams.learning_rate * shift)  # noqa: E731 as users write them
+    return jills.adam.build(network, loss, sgd, Rate()), lambda params: network.predict(params, rows)
+
+
+def test_functions_made_anew_do_not_compile_again(key, monkeypatch):
+    """Equal ones do not; those with other contents give their own numbers, whatever was compiled before."""
+    chex.clear_trace_counter()
+    params, batch = problem(key)
+    monkeypatch.setattr(type(ADAM), "update", chex.assert_max_traces(3)(type(ADAM).update))
+    told = {}
+    for choice in 3 * [(2, 0.5), (4, 0.5), (2, 0.25)]:
+        algorithm, metrics = made_anew(*choice)
+        state, info = jills.run(algorithm, Rate(0.1), params, batch, 3, metrics=metrics)
+        rows = np.full((2, 3), choice[1])
+        (weight, bias), (last, end) = jax.tree.map(np.asarray, params)
+        expected = (np.tanh(rows @ weight + bias) + choice[1]) @ last + end
+        np.testing.assert_allclose(info.metrics[0], expected, rtol=1e-10)
+        inner = np.tanh(np.asarray(batch.inputs) @ weight + bias) + choice[1]
+        loss = np.mean(np.abs(inner @ last + end - batch.targets) ** choice[0])
+        np.testing.assert_allclose(info.loss[0], loss, rtol=1e-10)
+        np.testing.assert_array_equal(state.loss, told.setdefault(choice, state.loss))
+    assert len({float(loss) for loss in told.values()}) == 3
+
+
+def test_a_helper_that_is_defined_anew_is_seen(key):
+    """By metrics that are the same function as before, as in a notebook."""
+    space = {"helper": lambda params: params[0].bias}
+    exec("def metrics(params): return helper(params)", space)
+    params, batch = problem(key)
+    for scale in (1.0, 2.0, 1.0):
+        space["helper"] = lambda params, scale=scale: scale * params[0].bias
+        _, info = jills.run(ADAM, HPARAMS, params, batch, 1, metrics=space["metrics"])
+        np.testing.assert_array_equal(info.metrics[0], scale * params[0].bias)
+
+
+def test_metrics_may_close_over_tracers(key):
+    params, batch = problem(key)
+
+    def train(scale):
+        return jills.run(ADAM, HPARAMS, params, batch, 1, metrics=lambda params: scale * params[0].bias)[1].metrics[0]
+
+    expected = np.array([1.0, 2.0])[:, None] * np.asarray(params[0].bias)
+    np.testing.assert_array_equal(jax.jit(jax.vmap(train))(jnp.array([1.0, 2.0])), expected)
+
+
+@pytest.mark.parametrize("number", [1, 1.0, np.float64(1.0), np.float32(1.0), np.int64(1), True, "jax"])
+def test_numbers_of_any_type_share_a_program(number, key, monkeypatch):
+    """Rates and stops come in the dtype of the parameters, and not as they were given."""
+    params, batch = problem(key, n=17)
+    jills.run(ADAM, jills.adam.Hparams(0.5), params, batch, 2, stop=jills.Stop(0.0))
+    chex.clear_trace_counter()
+    monkeypatch.setattr(type(ADAM), "update", chex.assert_max_traces(0)(type(ADAM).update))
+    number = jnp.float32(1.0) if number == "jax" else number
+    state, _ = jills.run(ADAM, jills.adam.Hparams(number), params, batch, 2, stop=jills.Stop(number - 1))
+    assert state.loss.dtype == "float64"
 
 
 def test_no_steps_are_refused(key):

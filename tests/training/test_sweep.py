@@ -4,7 +4,10 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -160,6 +163,94 @@ def test_other_data_of_a_partial_do_not_compile_again(keys, monkeypatch):
         batch = problem(key)[1]
         losses.append(jills.sweep(ADAM, RATES, Partial(start, batch), keys[:2], 3).state.loss)
         assert not np.array_equal(losses[number], losses[0]) or number == 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a user's own class may look like."""
+
+    scale: float
+
+    def problem(self, key):
+        params, batch = problem(key)
+        return params, batch._replace(targets=self.scale * batch.targets)
+
+
+def scaled(scale, key):
+    params, batch = problem(key)
+    return params, batch._replace(targets=scale * batch.targets)
+
+
+MAKERS = {
+    "lambda": lambda scale: lambda key: scaled(scale, key),
+    "array": lambda scale: (lambda scale: lambda key: scaled(scale, key))(np.full((1, 2), scale)),
+    "partial": lambda scale: partial(scaled, scale),
+    "Partial": lambda scale: Partial(lambda scale, key: scaled(scale, key), jnp.asarray(scale)),
+    "method": lambda scale: Study(scale).problem,
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_problems_made_anew_do_not_compile_again(name, keys, monkeypatch):
+    chex.clear_trace_counter()
+    kind = type(ADAM)
+    monkeypatch.setattr(kind, "update", chex.assert_max_traces(1 if name == "Partial" else 2)(kind.update))
+    for scale in (1.0, 2.0, 1.0, 2.0):
+        result = jills.sweep(ADAM, RATES, MAKERS[name](scale), keys[:2], 1, metrics=lambda params: params[0].bias)
+        params, batch = problem(keys[1])
+        start = np.mean((NETWORK.predict(params, batch.inputs) - scale * batch.targets) ** 2)
+        np.testing.assert_allclose(result.info.loss[:, 1, 0], start, rtol=1e-10)
+        np.testing.assert_allclose(result.info.metrics[0, 1, 0], params[0].bias, rtol=1e-12)
+
+
+def test_a_problem_that_counts_its_calls_does_not_compile_again(keys, monkeypatch):
+    chex.clear_trace_counter()
+    calls = []
+    monkeypatch.setattr(type(ADAM), "update", chex.assert_max_traces(1)(type(ADAM).update))
+
+    def counting():
+        return lambda key: (calls.append(1), problem(key))[1]
+
+    for _ in range(3):
+        jills.sweep(ADAM, RATES, counting(), keys[:2], 2)
+
+
+def test_a_whole_result_goes_on_with_its_own_only(keys):
+    first = jills.sweep(ADAM, RATES, problem, keys, 2)
+
+    def go_on(algorithm: Any = ADAM, hparams: Any = RATES, keys: Any = keys, state: Any = first):
+        return jills.sweep(algorithm, hparams, problem, keys, 3, state=state)
+
+    whole = jills.sweep(ADAM, RATES, problem, keys, 5)
+    second = go_on()
+    chex.assert_trees_all_equal(second.state, whole.state)
+    assert second.algorithm == first.algorithm
+    narrow = go_on(hparams=jills.adam.Hparams(jnp.array([0.01, 0.1, 0.3], "float32")))  # the same, in fewer digits
+    np.testing.assert_allclose(narrow.state.loss, whole.state.loss, rtol=1e-3)
+    swapped = jills.adam.Hparams(jnp.array([0.1, 0.01, 0.3]), b1=0.8)
+    refused: Any = (
+        ({"hparams": swapped}, r"other hyperparameters \(learning_rate .*, b1 was \[0.9\] and is \[0.8\]\)"),
+        ({"keys": keys[::-1]}, r"other keys \(5 then, 5 now\)"),
+        ({"keys": keys[:2]}, r"other keys \(5 then, 2 now\)"),
+        (
+            {"algorithm": jills.adam.build(NETWORK, jills.losses.huber(0.5))},
+            r"another algorithm \(loss was jills.losses.squared_error and is jills.Loss,",
+        ),
+        (
+            {"algorithm": jills.adam.build(jills.Network((3, 5, 2), jills.activations.relu))},
+            r"\(network.activation was jills.activations.tanh and is jills.activations.relu\)",
+        ),
+        (
+            {"algorithm": jills.adam.build(jills.Network((3, 7, 2), jills.activations.tanh)), "keys": keys[1:]},
+            r"network.sizes was \(3, 5, 2\) and is \(3, 7, 2\)\) and other keys .* state=result.state in place",
+        ),
+    )
+    for options, message in refused:
+        with pytest.raises(ValueError, match=message):
+            go_on(**options)
+    assert np.isfinite(go_on(hparams=swapped, keys=keys[::-1], state=first.state).state.loss).all()
+    untold = first._replace(keys=None, hparams=None, algorithm="")
+    assert np.isfinite(go_on(hparams=swapped, state=untold).state.loss).all()
 
 
 def test_a_start_without_any_finite_member_is_an_error(keys):
