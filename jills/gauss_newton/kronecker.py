@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills.linalg import HIGHEST, identity_like, inverses, matmul
+from jills.transformations import exported
 
 ROWS_FOR_A, ROWS_FOR_G = 1024, 4096  # the most rows for A (or four times its width), and rows · outputs for G
 
@@ -46,6 +47,7 @@ class Factors(NamedTuple):
     trace: jax.Array  # ()
 
 
+@exported
 class Preconditioner(NamedTuple):
     """`(A + π √μ I)⁻¹` and `(G + √μ/π I)⁻¹` of a layer, and the trace of the matrix that they stand for."""
 

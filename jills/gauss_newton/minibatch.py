@@ -18,22 +18,24 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import Damping, back_off, undisturbed
-from jills.gauss_newton.full_batch import Detail
+from jills.gauss_newton.full_batch import LOOPS, Detail
+from jills.gauss_newton.kronecker import Preconditioner
 from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Model, Objective, Rows
 from jills.gauss_newton.solve import Automatic, propose
 from jills.hparams import Limit, by_keyword, in_dtype
 from jills.network import Network
+from jills.transformations import cond, exported
 from jills.types import Batch, Params, State
 
 RENEWAL = 5
 
 
+@exported
 @by_keyword
 class MinibatchHparams(NamedTuple):
     """The hyperparameters of Gauss–Newton on minibatches, by keyword; scalars, or `(H,)` in a sweep."""
@@ -50,6 +52,9 @@ class MinibatchHparams(NamedTuple):
         "momentum": Limit(0.0, 1.0, open_high=True),
     }
     elsewhere = "; for a rate that falls give build an Optax schedule by optimizer="
+
+
+exported(optax.TraceState)
 
 
 def heavy_ball(hparams: MinibatchHparams) -> optax.GradientTransformation:
@@ -75,12 +80,13 @@ def minibatch_hparams(network: Network, num_rows: int) -> MinibatchHparams:
     return MinibatchHparams(damping=10.0 if scarce else 0.03, learning_rate=0.5, momentum=0.5)
 
 
+@exported
 class Inner(NamedTuple):
     """What is kept between steps."""
 
     damping: Damping  # of the one block
     optimizer: Any  # Optax's state
-    preconditioners: iterative.Preconditioners  # of each layer
+    preconditioners: tuple[Preconditioner, ...]  # of each layer (`jax.export` would refuse a dictionary by number)
     left: jax.Array  # () int32, steps that they still serve
 
 
@@ -94,6 +100,7 @@ class Minibatch(Algorithm):
     full_batch: bool = False
 
     blank_detail: ClassVar = Detail()
+    forward_mode_only: ClassVar = LOOPS
 
     @property
     def block(self) -> Block:
@@ -103,7 +110,7 @@ class Minibatch(Algorithm):
     def start(self, params: Params) -> Inner:
         """Damping and optimizer at their start; nothing is known of the curvature."""
         dtype = params[0].weight.dtype
-        preconditioners = iterative.blank_preconditioners(self.network, dtype)
+        preconditioners = tuple(iterative.blank_preconditioners(self.network, dtype).values())
         optimizer = in_dtype(self.optimizer(self.defaults).init(params), dtype)
         return Inner(undisturbed(1, dtype), optimizer, preconditioners, jnp.zeros((), jnp.int32))
 
@@ -116,7 +123,7 @@ class Minibatch(Algorithm):
         damping = hparams.damping * state.inner.damping.factor[0]
         preconditioners = self._preconditioners(objective, matrices, current, damping, state.inner)
         model = Model.of(objective, self.block, matrices, current)
-        proposal = propose(self.linear_solver, model, damping, preconditioners)
+        proposal = propose(self.linear_solver, model, damping, dict(enumerate(preconditioners)))
         change, followed = self._follow(hparams, state, linearization.split(proposal.change))
         moved = jax.tree.map(jnp.add, state.params, change)
         new = linearization.stack(moved)
@@ -138,8 +145,11 @@ class Minibatch(Algorithm):
         if not self.linear_solver.is_preconditioned(objective, self.block):
             return inner.preconditioners
         dampings = [damping] * self.network.num_layers
-        take = lambda: iterative.preconditioners(objective, self.block, matrices, current, dampings)  # noqa: E731
-        return lax.cond(inner.left == 0, take, lambda: inner.preconditioners)
+
+        def take():
+            return tuple(iterative.preconditioners(objective, self.block, matrices, current, dampings).values())
+
+        return cond(inner.left == 0, take, lambda: inner.preconditioners)
 
     def _follow(self, hparams, state, direction):
         """The optimizer's change of the parameters, and its state."""

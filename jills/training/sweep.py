@@ -24,7 +24,7 @@ from jills.hparams import as_columns, cast
 from jills.results import Stop
 from jills.training import chunks
 from jills.training.progress import OnChunk
-from jills.training.run import as_partial, fitting
+from jills.training.run import as_partial, blank_detail, fitting
 from jills.types import Info, Member, Metrics, Problem, State
 
 
@@ -120,7 +120,8 @@ def sweep(
     num_hparams, columns = as_columns(cast(hparams, blank.loss.dtype))
     shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
     _check_memory(blank, shape, num_steps)
-    shared = (problem, cast(stop, blank.loss.dtype), None if metrics is None else as_partial(metrics))
+    watched = None if metrics is None else as_partial(metrics)
+    shared = (problem, cast(stop, blank.loss.dtype), watched, blank_detail(algorithm, blank.loss.dtype))
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
     hparam_index, key_index = np.divmod(plan.members, shape[1])
