@@ -105,7 +105,12 @@ def as_columns(hparams: Hparams) -> tuple[int, Hparams]:
 
 def cast(tree: Any, dtype: Any) -> Any:
     """Every leaf as an array of a dtype."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+    def one(leaf):
+        # Numbers by way of NumPy: under `jax_debug_infs` JAX raises at every infinite one that it converts.
+        return jnp.asarray(leaf, dtype) if isinstance(leaf, jax.Array) else jax.device_put(np.asarray(leaf, dtype))
+
+    return jax.tree.map(one, tree)
 
 
 def in_dtype(tree: Any, dtype) -> Any:

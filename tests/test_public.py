@@ -34,6 +34,7 @@ FIELDS = {
     "adam.Hparams": "learning_rate b1 b2 eps",
 }
 LAYERS = [
+    {"transformations"},
     {"types", "activations", "linalg"},
     {"network", "batches", "hparams", "states", "contents"},
     {"losses", "solvers", "conjugate_gradients", "results", "functions"},

@@ -20,9 +20,11 @@ from jills.gauss_newton.solve import Automatic, propose
 from jills.gauss_newton.start import fitted, lower
 from jills.hparams import Limit, by_keyword
 from jills.linalg import add
+from jills.transformations import exported
 from jills.types import Batch, Info, Params, State
 
 
+@exported
 @by_keyword
 class Hparams(NamedTuple):
     """The hyperparameters of layerwise Gauss–Newton on a full batch, by keyword; scalars, or `(H,)` in a sweep."""
@@ -37,6 +39,7 @@ class Hparams(NamedTuple):
     )
 
 
+@exported
 class Detail(NamedTuple):
     """The signs of health of a Gauss–Newton step; its defaults stand for a member that has stopped."""
 
@@ -47,6 +50,10 @@ class Detail(NamedTuple):
     products: int | jax.Array = 0  # () int32, conjugate-gradient products in all blocks
 
 
+LOOPS = "its line searches and conjugate gradients take as many turns as the data ask, and JAX keeps no record of those"
+
+
+@exported
 class Inner(NamedTuple):
     """What is kept between steps."""
 
@@ -63,6 +70,7 @@ class FullBatch(Algorithm):
 
     defaults: ClassVar = Hparams()
     blank_detail: ClassVar = Detail()
+    forward_mode_only: ClassVar = LOOPS
     tells_loss: ClassVar = True
 
     def start(self, params: Params) -> Inner:

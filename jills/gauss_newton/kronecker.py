@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills.linalg import HIGHEST, inverses, matmul, positive
+from jills.transformations import exported
 
 ROWS_FOR_A, ROWS_FOR_G = 1024, 4096  # the most rows for A (or four times its width), and rows · columns for G
 MOST_COLUMNS = 1024  # of a factor kept as its columns: wider ones than twice that are never a matrix
@@ -60,6 +61,7 @@ class Full(NamedTuple):
         return FullInverse(inverted)
 
 
+@exported
 class FullInverse(NamedTuple):
     """The inverse as a matrix."""
 
@@ -97,6 +99,7 @@ class LowRank(NamedTuple):
         return jnp.maximum(shift, 64 * _epsilon(self.gram) * largest)
 
 
+@exported
 class LowRankInverse(NamedTuple):
     """`(R Rᵀ + c I)⁻¹`, but with `1 / e` in place of `1 / c` outside the range of R.
 
@@ -137,6 +140,7 @@ class Diagonal(NamedTuple):
         return DiagonalInverse(1 / (self.diagonal + shift))
 
 
+@exported
 class DiagonalInverse(NamedTuple):
     """The inverse of a diagonal matrix."""
 
@@ -167,6 +171,7 @@ class Layer(NamedTuple):
     trace: jax.Array  # ()
 
 
+@exported
 class Preconditioner(NamedTuple):
     """`(A + π √μ I)⁻¹` and `(G + √μ/π I)⁻¹` of a layer, and the trace of the matrix that they stand for."""
 

@@ -13,18 +13,17 @@ Preconditioner and D serve `RENEWAL` steps, or until one is not taken.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import Damping, back_off, undisturbed
-from jills.gauss_newton.full_batch import Detail
+from jills.gauss_newton.full_batch import LOOPS, Detail
+from jills.gauss_newton.kronecker import Preconditioner
 from jills.gauss_newton.line_search import Position
 from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Model, Objective, has_units
@@ -33,11 +32,13 @@ from jills.gauss_newton.solve import Automatic, propose
 from jills.gauss_newton.start import fitted
 from jills.hparams import Limit, by_keyword, in_dtype
 from jills.network import Network
+from jills.transformations import cond, exported
 from jills.types import Batch, Params, State
 
 RENEWAL = 5
 
 
+@exported
 @by_keyword
 class MinibatchHparams(NamedTuple):
     """The hyperparameters of Gauss–Newton on minibatches, by keyword; scalars, or `(H,)` in a sweep."""
@@ -54,6 +55,9 @@ class MinibatchHparams(NamedTuple):
         "momentum": Limit(0.0, 1.0, open_high=True),
     }
     elsewhere = "; for a rate that falls give build an Optax schedule by optimizer="
+
+
+exported(optax.TraceState)
 
 
 def heavy_ball(hparams: MinibatchHparams) -> optax.GradientTransformation:
@@ -79,12 +83,13 @@ def minibatch_hparams(network: Network, num_rows: int) -> MinibatchHparams:
     return MinibatchHparams(damping=10.0 if scarce else 0.03, learning_rate=0.5, momentum=0.5)
 
 
+@exported
 class Inner(NamedTuple):
     """What is kept between steps."""
 
     damping: Damping  # of the one block
     optimizer: Any  # Optax's state
-    preconditioners: iterative.Preconditioners  # of each layer; {} where each step takes its own
+    preconditioners: tuple[Preconditioner, ...]  # of each layer; () where each step takes its own
     left: jax.Array  # () int32, steps that they still serve
     unit: jax.Array  # () of the targets, that of the first batch, since preconditioners outlive theirs; 0 before it
 
@@ -99,6 +104,7 @@ class Minibatch(Algorithm):
     full_batch: bool = False
 
     blank_detail: ClassVar = Detail()
+    forward_mode_only: ClassVar = LOOPS
 
     @property
     def block(self) -> Block:
@@ -110,12 +116,12 @@ class Minibatch(Algorithm):
         dtype = params[0].weight.dtype
         optimizer = in_dtype(self.optimizer(self.defaults).init(params), dtype)
         blank = jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
-        return Inner(undisturbed(1, dtype), optimizer, {}, *blank)
+        return Inner(undisturbed(1, dtype), optimizer, (), *blank)
 
     def blank(self, params: Params, batch: Batch) -> State:
         """See `Algorithm`; with room for preconditioners, where their size does not depend on the number of rows."""
         state = super().blank(params, batch)
-        known = iterative.blank_preconditioners(self.network, batch.inputs.shape[0], state.loss.dtype)
+        known = tuple(iterative.blank_preconditioners(self.network, batch.inputs.shape[0], state.loss.dtype).values())
         return state._replace(inner=state.inner._replace(preconditioners=known))
 
     def update(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Detail]:
@@ -127,7 +133,7 @@ class Minibatch(Algorithm):
         damping = hparams.damping * state.inner.damping.factor[0]
         preconditioners, known = self._preconditioners(objective, position, damping, state.inner)
         model = Model.of(objective, self.block, position.matrices, position.current)
-        proposal = propose(self.linear_solver, model, damping, preconditioners)
+        proposal = propose(self.linear_solver, model, damping, dict(enumerate(preconditioners)))
         direction = linearization.split(objective.out_of_units(proposal.change))
         change, followed = self._follow(hparams, state, direction)
         base = linearization.split(objective.out_of_units(position.matrices))
@@ -150,18 +156,22 @@ class Minibatch(Algorithm):
         """That of the targets: known from the first batch on; None where they have none."""
         if not has_units(self.network, self.loss):
             return None
-        return lax.cond(known > 0, lambda: known, lambda: size_of(batch, not self.loss.quadratic))
+        return cond(known > 0, lambda: known, lambda: size_of(batch, not self.loss.quadratic))
 
     def _preconditioners(self, objective, position, damping, inner):
         """Those of this step, maybe of earlier ones as long as they serve; and what the next step is to know."""
         known = inner.preconditioners
         if not self.linear_solver.is_preconditioned(objective, self.block):
-            return None, known
+            return known, known
         dampings = [damping] * self.network.num_layers
-        take = partial(iterative.preconditioners, objective, self.block, position.matrices, position.current, dampings)
+
+        def take():
+            matrices, current = position.matrices, position.current
+            return tuple(iterative.preconditioners(objective, self.block, matrices, current, dampings).values())
+
         if jax.eval_shape(take) != jax.eval_shape(lambda: known):
             return take(), known  # kept as columns, as many as there are rows: cheap to take anew
-        chosen = lax.cond(inner.left == 0, take, lambda: known)
+        chosen = cond(inner.left == 0, take, lambda: known)
         return chosen, chosen
 
     def _follow(self, hparams, state, direction):

@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jills.gauss_newton.line_search import Position
 from jills.gauss_newton.model import Objective
 from jills.linalg import HIGHEST, matmul
+from jills.transformations import cond
 
 LARGEST, SMALLEST = 30.0, 0.01  # root mean square of the first layer's total inputs, and their deviation over the rows
 OUTSIZED = 1e4  # a loss of so many variances of the targets
@@ -15,7 +15,7 @@ OUTSIZED = 1e4  # a loss of so many variances of the targets
 def fitted(objective: Objective, start: Position, step: jax.Array) -> Position:
     """Where to begin from: in a first step (`step`, `()`, is 0) both of these; later only what `shrunk` does."""
     if objective.network.num_layers > 1:
-        start = lax.cond(step == 0, lambda: _rescaled(objective, start), lambda: start)
+        start = cond(step == 0, lambda: _rescaled(objective, start), lambda: start)
     return start if objective.rows.unit is None else _shrunk(objective, start)
 
 

@@ -69,14 +69,14 @@ def _chunk(static, chunk_steps, batch_size, mesh, shared, members, state, fresh,
     algorithm = static.value
 
     def one(shared, fresh, remaining, member):
-        (problem, stop, metrics), (hparams, key, state) = shared, member
+        (problem, stop, metrics, still), (hparams, key, state) = shared, member
         params, batch, own = Member(*problem(key))
         # A blank state has not seen these rows: `resume` makes it a start.
         blank = algorithm.blank(params, batch)
         state = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), blank, state)
         state, batch = algorithm.resume(state, batch)
         metrics = metrics if own is None else own
-        return scan(algorithm, chunk_steps, hparams, state, batch, stop, metrics, remaining)
+        return scan(algorithm, chunk_steps, hparams, state, batch, stop, metrics, still, remaining)
 
     def block(shared, fresh, remaining, members):
         train = partial(one, shared, fresh, remaining)
@@ -85,6 +85,7 @@ def _chunk(static, chunk_steps, batch_size, mesh, shared, members, state, fresh,
         return lax.map(train, members, batch_size=batch_size if batch_size > 1 else None)
 
     if mesh is not None:
+        # Without its check: an optimizer of a user's may hold constants in loops of its own, as optax.lbfgs does.
         alike, split = PartitionSpec(), PartitionSpec("members")
         block = jax.shard_map(block, mesh=mesh, in_specs=(alike, alike, alike, split), out_specs=split, check_vma=False)
     return block(shared, fresh, remaining, (*members, state))

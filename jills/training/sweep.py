@@ -27,7 +27,7 @@ from jills.training.description import describe, differences
 from jills.training.memory import free_bytes, tree_bytes
 from jills.training.progress import OnChunk
 from jills.training.result import SweepResult
-from jills.training.run import as_partial, fitting
+from jills.training.run import as_partial, blank_detail, fitting
 from jills.types import Member, Metrics, Problem, State
 
 
@@ -118,7 +118,7 @@ def sweep(
     shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
     kept = math.prod(shape) * (2 * tree_bytes(blank) + 40 * num_steps)  # states, old and new, and records
     _check_memory(kept, 0, shape)
-    shared = (problem, cast(stop, blank.loss.dtype), metrics)
+    shared = (problem, cast(stop, blank.loss.dtype), metrics, blank_detail(algorithm, blank.loss.dtype))
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
     hparam_index, key_index = np.divmod(plan.members, shape[1])

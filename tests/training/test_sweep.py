@@ -301,12 +301,16 @@ case, keys = CASES["ills"], jax.random.split(jax.random.key(0), 40)
 case = case._replace(algorithm=jills.ills.build(NETWORK, solver=jills.solvers.qr))  # QR and, where it must, SVD
 for _ in range(3):
     result = jills.sweep(case.algorithm, case.grids[0], problem, keys, 20, 5)
-grid = jax.jit(lambda h, k: jills.grid(lambda h, k: jills.run(case.algorithm, h, *problem(k), 20)[0].loss, h, k))
+pure = lambda h, k: jills.grid(lambda h, k: jills.run(case.algorithm, h, *problem(k), 20)[0].loss, h, k)
+grid = jax.jit(pure)
 for _ in range(3):
     losses = jax.block_until_ready(grid(case.grids[0], keys))
 mesh = jax.make_mesh(({devices},), ("any",))
 shared = jills.sweep(case.algorithm, case.grids[0], problem, keys, 20, 5, mesh=mesh)
-print(float(np.sum(result.state.loss)), float(jnp.sum(losses)), float(np.sum(shared.state.loss)))
+devices, split = jax.sharding.Mesh(jax.devices(), ("any",)), jax.P("any")
+over = jax.jit(jax.shard_map(pure, mesh=devices, in_specs=(jax.P(), split), out_specs=jax.P(None, "any")))
+every = (result.state.loss, losses, shared.state.loss, over(case.grids[0], keys))
+print(*(float(np.sum(each)) for each in every))
 """
 
 
@@ -328,7 +332,7 @@ def test_threads_keep_the_dtype_of_the_caller(key):
 
 @pytest.mark.slow
 def test_nothing_hangs_on_one_device_or_two():
-    """Threads on one CPU device, shard_map over two, and vmaps around LAPACK: each ends, and all agree."""
+    """Threads on one CPU device, shard_map over two (ours and a user's), vmaps around LAPACK: each ends, all agree."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     totals = []
     for devices in (1, 2):
