@@ -34,7 +34,7 @@ FIELDS = {
     "adam.Hparams": "learning_rate b1 b2 eps",
 }
 LAYERS = [
-    {"types", "activations", "linalg"},
+    {"types", "activations", "arrays", "linalg"},
     {"network", "batches", "hparams", "states"},
     {"losses", "solvers", "conjugate_gradients", "results"},
     {"checks", "targets"},
