@@ -64,6 +64,16 @@ def is_number(value) -> bool:
     return array and is_real(value.dtype) and not is_deleted(value)
 
 
+def is_argument(value) -> bool:
+    """Whether a compiled program may be given it: a number, an array of them, or any array of JAX, such as keys."""
+    if isinstance(value, jax.Array):
+        return not is_deleted(value)
+    if isinstance(value, int):
+        largest = int(jnp.iinfo(jnp.asarray(0).dtype).max)
+        return -largest <= value <= largest
+    return is_number(value)
+
+
 def _fits(value):
     try:
         float(value)

@@ -14,7 +14,17 @@ from jax import dtypes
 from jax.tree_util import Partial
 
 from jills.activations import Activation
-from jills.arrays import brief, check_array, is_deleted, is_number, is_plain, known, native_dtype, typed_keys
+from jills.arrays import (
+    brief,
+    check_array,
+    is_argument,
+    is_deleted,
+    is_number,
+    is_plain,
+    known,
+    native_dtype,
+    typed_keys,
+)
 from jills.batches import of_other_rows
 from jills.losses import Allowed, Loss
 from jills.network import Network
@@ -220,8 +230,7 @@ def check_function(name: str, function) -> None:
     if not callable(function):
         raise ValueError(f"{name} is {brief(function)}, but must be a function")
     for leaf in jax.tree.leaves(function) if isinstance(function, Partial) else ():
-        of_jax = isinstance(leaf, jax.Array) and not is_deleted(leaf)  # complex ones and keys among them
-        if not (of_jax or is_number(leaf)):
+        if not is_argument(leaf):
             check_array(f"the arguments of {name}'s Partial", leaf)
 
 
@@ -272,15 +281,14 @@ def checked_state(state: State, blank: State, lead: tuple[int, ...] = ()) -> Sta
     check_state_kind(state)
     if _is_one_integer(state.result):  # as somebody writes who lets all of them go on
         state = state._replace(result=np.full(lead, np.asarray(state.result), np.int32))
-    shapes = [np.shape(leaf) if is_plain(leaf) else None for leaf in jax.tree.leaves(state.activations)]
-    fit = shapes == [(*lead, *leaf.shape) for leaf in blank.activations]
-    if not fit:
+    anew = _are_of_other_rows(state.activations, blank.activations, lead)
+    if anew:
         zeros = tuple(np.zeros((*lead, *leaf.shape), leaf.dtype) for leaf in blank.activations)
         state = state._replace(activations=zeros)
     differs = "its structure is another" if jax.tree.structure(state) != jax.tree.structure(blank) else ""
     pairs = zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(blank), strict=False)
     for (place, leaf), model in pairs if not differs else ():
-        given, wanted = _described(leaf), f"{model.dtype}{[*lead, *model.shape]}"
+        given, wanted = _described(leaf, model.dtype), f"{model.dtype}{[*lead, *model.shape]}"
         if given != wanted:
             differs = f"{jax.tree_util.keystr(place)} is {given}, but {wanted} is expected"
             break
@@ -290,7 +298,14 @@ def checked_state(state: State, blank: State, lead: tuple[int, ...] = ()) -> Sta
         )
     copy = lambda leaf, model: leaf if isinstance(leaf, jax.Array) else np.array(leaf, model.dtype)  # noqa: E731
     state = jax.tree.map(copy, state, blank)
-    return state if fit else state._replace(fingerprint=of_other_rows(state.fingerprint))
+    return state._replace(fingerprint=of_other_rows(state.fingerprint)) if anew else state
+
+
+def _are_of_other_rows(kept, blank, lead):
+    """Whether activations were left out, or are some of other shapes than those to be kept."""
+    if not isinstance(kept, tuple) or not all(is_plain(leaf) and is_number(leaf) for leaf in kept):
+        return False
+    return [leaf.shape for leaf in kept] != [(*lead, *leaf.shape) for leaf in blank]
 
 
 def _is_one_integer(value):
@@ -298,10 +313,14 @@ def _is_one_integer(value):
     return whole and known(value) and np.ndim(value) == 0
 
 
-def _described(leaf):
-    """A leaf's dtype and shape; what it is, where it has none that JAX knows."""
+def _described(leaf, dtype):
+    """A leaf's dtype and shape; a number of Python has the dtype asked for, if it fits; else what it is."""
     if is_deleted(leaf):
         return "deleted"
     if isinstance(leaf, jax.Array) or (is_number(leaf) and hasattr(leaf, "dtype")):
         return f"{native_dtype(leaf)}{list(leaf.shape)}"
-    return f"{jnp.asarray(leaf).dtype}[]" if is_number(leaf) else brief(leaf)
+    whole = isinstance(leaf, int) and jnp.issubdtype(dtype, jnp.integer)
+    fits = is_number(leaf) and jnp.issubdtype(dtype, jnp.floating)
+    if fits or (whole and np.iinfo(dtype).min <= leaf <= np.iinfo(dtype).max):
+        return f"{dtype}[]"
+    return brief(leaf)

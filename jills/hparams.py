@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jills.arrays import brief, is_deleted, is_number, is_real, native
+from jills.arrays import brief, is_argument, is_real, native
 
 Kind = TypeVar("Kind", bound=type)
 Hparams = TypeVar("Hparams", bound=tuple)
@@ -105,7 +105,7 @@ def as_columns(hparams: Hparams) -> tuple[int, Hparams]:
         ValueError: leaves that are no numbers, or neither scalars nor `(H,)` with one H for all.
     """
     leaves = jax.tree.leaves(hparams)
-    wrong = [leaf for leaf in leaves if not (isinstance(leaf, jax.Array) or is_number(leaf)) or is_deleted(leaf)]
+    wrong = [leaf for leaf in leaves if not is_argument(leaf)]
     if wrong:
         raise ValueError(f"a leaf of hparams is {brief(wrong[0])}, but must be a number or an array of numbers")
     shapes = [np.shape(leaf) for leaf in leaves]

@@ -216,7 +216,20 @@ try:  # not among the extras
 except ImportError:
     pass
 RUBBISH: list[Any] = [None, "rows", b"rows", "", {}, {"a": 1}, set(), [], (), [[]], [[1.0], [1.0, 2.0]], [None], ["a"]]
-RUBBISH += [0, 1, 1.5, float("nan"), True, 1j, 10**400, Decimal(1), Fraction(1, 2), np.float64(2.0), np.int64(2)]
+RUBBISH += [
+    0,
+    1,
+    1.5,
+    float("nan"),
+    True,
+    1j,
+    10**46,
+    10**400,
+    Decimal(1),
+    Fraction(1, 2),
+    np.float64(2.0),
+    np.int64(2),
+]
 RUBBISH += [np.ma.masked, pd.NA, pd.NaT, np.datetime64("NaT"), np.array(None), np.array("x"), np.dtype(float), range(3)]
 RUBBISH += [object(), len, int, np.float32, slice(3), Ellipsis, NotImplemented, ValueError("no rows"), jills.adam]
 RUBBISH += [jax.random.key(0), NETWORK]
