@@ -127,8 +127,8 @@ def _cast(leaf, dtype):
     if not isinstance(leaf, jax.Array):
         # By NumPy: JAX would first bring float64 and int64 to 32 bits where 64 are off.
         with np.errstate(all="ignore"):
-            leaf = np.array(leaf, dtype)
-    return jnp.asarray(leaf, dtype)
+            return jnp.asarray(np.array(leaf, dtype))
+    return leaf if leaf.dtype == dtype and not leaf.weak_type else jnp.asarray(leaf, dtype)
 
 
 def native(tree: Any) -> Any:

@@ -310,7 +310,7 @@ def _are_of_other_rows(kept, blank, lead):
 
 def _is_one_integer(value):
     whole = isinstance(value, int) or (is_number(value) and jnp.issubdtype(value.dtype, jnp.integer))
-    return whole and known(value) and np.ndim(value) == 0
+    return whole and known(value) and np.ndim(value) == 0 and abs(int(value)) < 2**31
 
 
 def _described(leaf, dtype):

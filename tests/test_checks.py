@@ -636,6 +636,18 @@ def test_a_step_outside_of_a_trace_and_a_look_are_checked_as_a_start_is():
         ADAM.step(jills.adam.Hparams(-1.0), state, GOOD)
 
 
+def test_one_number_lets_all_go_on_and_a_number_of_python_may_stand_in_a_state():
+    state, _ = jills.run(ADAM, ADAM.defaults, make_params(), GOOD, 2, stop=jills.Stop(target_loss=1e9))
+    for result in (0, jills.results.RUNNING, np.int64(0), jnp.zeros((), "uint8")):
+        go_on: Any = state._replace(result=result, loss=float(state.loss))
+        after, _ = run(GOOD, go_on, ADAM)
+        assert after.step == state.step + 5
+    many: Any = 10**46
+    for wrong in (state._replace(result=many), state._replace(step=many), state._replace(step=0.5)):
+        with pytest.raises(ValueError, match=r"\.(result|step) is (1000|0\.5).*, but int32\[\] is expected"):
+            run(GOOD, wrong, ADAM)
+
+
 def test_activations_that_were_left_out_of_a_state_are_found_anew():
     """Zeros used to take their place, and ILLS trained on them."""
     state, _ = run(GOOD)
