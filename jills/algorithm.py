@@ -48,8 +48,8 @@ import jax
 import jax.numpy as jnp
 
 from jills import checks, results
-from jills.batches import cast_known, fingerprint, has_weight, prepare
-from jills.hparams import cast
+from jills.arrays import cast, native_dtype
+from jills.batches import cast_known, fingerprint, has_weight, of_other_rows, prepare
 from jills.losses import Loss, squared_error
 from jills.network import Network
 from jills.states import is_finite, keep_best, norm_of_change, same_loss, with_records
@@ -125,19 +125,20 @@ class Algorithm(ABC):
         """The loss of params on a batch, `()`."""
         return self.loss(self.network.predict(params, batch.inputs), batch.targets, batch.weights)
 
-    def check(self, hparams: Any, scalar: bool = False) -> None:
+    def check(self, hparams: Any, scalar: bool = False, dtype: Any = None) -> None:
         """Raises ValueError where hparams are of the wrong kind or known to be out of range.
 
         Args:
             hparams: what was given.
             scalar: whether every leaf must be a scalar, as for one network.
+            dtype: that they will be used in; None: as they are.
         """
-        checks.check_hparams(hparams, self.defaults, scalar)
+        checks.check_hparams(hparams, self.defaults, scalar, dtype)
 
     def check_problem(self, params: Params, batch: Batch) -> None:
         """Raises ValueError where params or batch do not fit the network or are known to be bad."""
         checks.check_params(self.network, params)
-        checks.check_batch(self.network, batch, params[0].weight.dtype)
+        checks.check_batch(self.network, batch, native_dtype(params[0].weight))
         checks.check_targets(self.loss.allowed, batch)
 
     def init(self, params: Params, batch: Batch) -> State:
@@ -152,7 +153,8 @@ class Algorithm(ABC):
                 the loss does not allow.
         """
         self.check_problem(params, batch)
-        return _init(self, params, cast_known(batch, jnp.asarray(params[0].weight).dtype))
+        dtype = native_dtype(params[0].weight)
+        return _init(self, cast(params, dtype), cast_known(batch, dtype))
 
     def begin(self, params: Params, batch: Batch) -> tuple[State, Any]:
         """`init` without its checks, and the batch prepared for `advance`; `resume` is the same for a state."""
@@ -162,19 +164,26 @@ class Algorithm(ABC):
 
     def blank(self, params: Params, batch: Batch) -> State:
         """A state of the right shapes that has not seen the batch; nothing is evaluated."""
-        dtype = params[0].weight.dtype
+        dtype = native_dtype(params[0].weight)
         params = cast(params, dtype)
         infinite, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
         state = State(params, (), self.start(params), zero, infinite, params, infinite, zero, jnp.zeros((), jnp.uint32))
         return alike(self._in_shape(state, batch), batch)
 
     def _in_shape(self, state, batch):
-        """Activations of other rows have another shape, and mean nothing."""
+        """Activations of other rows have another shape, and mean nothing: `resume` is to find them anew."""
         rows = batch.inputs.shape[0]
         if not self.keeps_activations or (state.activations and state.activations[-1].shape[0] == rows):
             return state
         zeros = tuple(jnp.zeros((rows, size), state.loss.dtype) for size in self.network.sizes[1:])
-        return state._replace(activations=zeros)
+        return state._replace(activations=zeros, fingerprint=of_other_rows(state.fingerprint))
+
+    def _entering(self, state, batch):
+        """The state that a caller gave, checked with its batch, in arrays of JAX."""
+        checks.check_state_kind(state)
+        # Not a subclass's own: what that warns of, `init` has told.
+        Algorithm.check_problem(self, state.params, batch)
+        return checks.checked_state(state, jax.eval_shape(lambda: self.blank(state.params, batch)))
 
     def _prepare(self, batch, dtype):
         """What `advance` takes in place of a batch, and the batch's fingerprint."""
@@ -213,7 +222,11 @@ class Algorithm(ABC):
 
         With `full_batch`, `best_*` and `result` start anew on other rows than before; else `best_loss` stays the
         lowest loss of any batch.
+
+        Raises:
+            ValueError: a state of another algorithm, or a batch that `init` would refuse.
         """
+        state = self._entering(state, batch)
         prepared, mark = self._prepare(batch, state.loss.dtype)
         state = self._in_shape(state, batch)
         kept = self.evaluate(state, prepared)
@@ -237,8 +250,12 @@ class Algorithm(ABC):
 
         Returns:
             The new state, and `Info` about the step.
+
+        Raises:
+            ValueError: hparams out of range, a state of another algorithm, or a batch that `init` would refuse.
         """
-        checks.check_batch_shapes(self.network, batch)
+        state = self._entering(state, batch)
+        self.check(hparams, scalar=True, dtype=state.loss.dtype)
         hparams, state, batch = alike((cast(hparams, state.loss.dtype), state, batch))
         if self.full_batch:
             state, prepared = self.resume(state, batch)

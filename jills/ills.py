@@ -38,8 +38,9 @@ import jax.numpy as jnp
 
 from jills import checks, losses, solvers
 from jills.algorithm import Algorithm
+from jills.arrays import cast
 from jills.batches import prepare
-from jills.hparams import Limit, cast
+from jills.hparams import Limit
 from jills.linalg import matmul
 from jills.network import Network, total_input, with_bias
 from jills.targets import Target, default_target, ideal, scaled, softened, working_response

@@ -35,7 +35,7 @@ FIELDS = {
 }
 LAYERS = [
     {"transformations"},
-    {"types", "activations", "linalg"},
+    {"types", "activations", "arrays", "linalg"},
     {"network", "batches", "hparams", "states", "contents"},
     {"losses", "solvers", "conjugate_gradients", "results", "functions"},
     {"checks", "targets"},

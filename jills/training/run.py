@@ -12,9 +12,9 @@ from jax.tree_util import Partial
 
 from jills import checks, results
 from jills.algorithm import Algorithm
+from jills.arrays import cast, native, native_dtype
 from jills.batches import cast_known
 from jills.functions import Static, settle
-from jills.hparams import cast
 from jills.results import Stop
 from jills.transformations import alike, cond
 from jills.types import Batch, Info, Metrics, Params, State
@@ -73,41 +73,36 @@ def run(
             step, _ = jax.scipy.sparse.linalg.cg(product, slope(params, *given))
             return jax.tree.map(jnp.subtract, params, step)
     """
-    algorithm.check(hparams, scalar=True)
-    checks.check_count("run: num_steps", num_steps)
+    check_static(algorithm, metrics)
+    num_steps = checks.checked_count("run: num_steps", num_steps)
     checks.check_stop(stop, algorithm.blank_detail)
     start = params.params if isinstance(params, State) else params
     algorithm.check_problem(start, batch)
+    dtype = native_dtype(start[0].weight)
+    algorithm.check(hparams, scalar=True, dtype=dtype)
     if isinstance(params, State):
-        params = fitting(params, jax.eval_shape(algorithm.blank, start, batch), ())
-    dtype = jnp.asarray(start[0].weight).dtype
+        params = checks.checked_state(params, jax.eval_shape(lambda: algorithm.blank(start, batch)))
+    else:
+        params = cast(params, dtype)
     hparams, stop = cast((hparams, stop), dtype)
     shared = None if metrics is None else as_partial(metrics)
     blank = blank_detail(algorithm, dtype)
     return _run(Static(algorithm), num_steps, hparams, params, cast_known(batch, dtype), stop, shared, blank)
 
 
-def fitting(state: State, blank: State, lead: tuple[int, ...]) -> State:
-    """A state to go on from, with leaves `[*lead, …]`, where a start would have the shapes of `blank`.
-
-    Activations of other rows have other shapes and are found anew; they are replaced by zeros here.
-
-    Raises:
-        ValueError: the state is one of another algorithm, network, dtype or number of members.
-    """
-    if np.ndim(state.result) == 0 and checks.known(state.result):  # as somebody writes who sets all of them to 0
-        state = state._replace(result=np.broadcast_to(np.asarray(state.result, np.int32), lead))
-    if jax.tree.map(jnp.shape, state.activations) != jax.tree.map(lambda leaf: (*lead, *leaf.shape), blank.activations):
-        zeros = jax.tree.map(lambda leaf: np.zeros((*lead, *leaf.shape), leaf.dtype), blank.activations)
-        state = state._replace(activations=zeros)
-    checks.check_state(state, blank, lead)
-    return state
+def check_static(algorithm, metrics) -> None:
+    """Raises ValueError where what a program is compiled for is no algorithm, or no metrics."""
+    wanted = "what a build returns, such as jills.gauss_newton.build(network)"
+    checks.check_kind("algorithm", algorithm, Algorithm, wanted)
+    if metrics is not None:
+        checks.check_function("metrics", metrics)
 
 
 def as_partial(function: Callable) -> Partial:
     """A function as a pytree: itself static, told from others by its contents; the arrays of a `Partial` data."""
     if isinstance(function, Partial):
-        return Partial(Static(function.func), *function.args, **function.keywords)
+        given: Any = native(function)  # copies, where they are NumPy's
+        return Partial(Static(given.func), *given.args, **given.keywords)
     return Partial(Static(function))
 
 

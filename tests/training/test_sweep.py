@@ -270,7 +270,7 @@ def test_a_sweep_that_cannot_fit_is_refused_before_it_compiles(keys):
         return NETWORK.init(key), jills.Batch(inputs, inputs[:, :2])
 
     with pytest.raises(MemoryError, match=r"of 3 x 5 members needs at least \d+"):
-        jills.sweep(ADAM, RATES, problem, keys, 10**10)
+        jills.sweep(ADAM, RATES, problem, keys, 2**31 - 1)
     with pytest.raises(MemoryError, match=r"of 2 x 100000 members needs at least \d+"):
         jills.sweep(CASES["ills"].algorithm, CASES["ills"].grids[0], large, jax.random.split(keys[0], 100_000), 10)
 
