@@ -1,6 +1,7 @@
 """Gauss–Newton on a full batch: blocks from the top down, each with a line search and its own damping."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,11 +15,11 @@ from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import LARGEST_DAMPING, Damping, follow, undisturbed
 from jills.gauss_newton.line_search import Position, backtrack, shrunk
-from jills.gauss_newton.linearization import Block
+from jills.gauss_newton.linearization import Block, Pass
 from jills.gauss_newton.model import Model, Objective, Rows
 from jills.gauss_newton.solve import Automatic, propose
 from jills.hparams import Limit, by_keyword
-from jills.linalg import add
+from jills.linalg import add, dot, matmul
 from jills.types import Batch, Info, Params, State
 
 
@@ -44,6 +45,7 @@ class Detail(NamedTuple):
     damping: float | jax.Array = math.nan  # () the largest λ of all blocks, in this step
     accepted: int | jax.Array = 0  # () int32, blocks whose step was kept
     products: int | jax.Array = 0  # () int32, conjugate-gradient products in all blocks
+    relative_gradient: float | jax.Array = math.nan  # () in [0, 1], see `gradients`; 0 at a minimum
 
 
 class Inner(NamedTuple):
@@ -108,12 +110,14 @@ class FullBatch(Algorithm):
         # A block that is solved exactly has no use for λ.
         free = np.array([not objective.is_quadratic(block) for block in self.blocks])
         inner = Inner(follow(state.inner.damping, free, share, gain, hparams.damping), last_change)
+        gradient_norm, relative_gradient = gradients(objective, start.matrices, start.current)
         detail = Detail(
-            gradient_norm=objective.gradient_norm(start.matrices, start.current),
+            gradient_norm=gradient_norm,
             objective=objective.true(start.value),
             damping=jnp.max(lambdas),
             accepted=jnp.sum(share > 0, dtype=jnp.int32),  # a sum of int32 is int64 where 64 bits are on
             products=add([proposal.products for proposal in proposals]),
+            relative_gradient=relative_gradient,
         )
         params = linearization.split(objective.out_of_units(position.matrices))
         return state._replace(params=params, inner=inner, loss=objective.true(position.loss)), detail
@@ -137,6 +141,61 @@ class FullBatch(Algorithm):
         """Also where no block can be lowered at the largest damping; and a rejected step has not settled."""
         rejected = info.detail.accepted == 0
         stuck = rejected & (info.detail.damping >= LARGEST_DAMPING)
+        small = info.detail.relative_gradient <= results.SMALL_GRADIENT
+        end = jnp.where(small, results.AT_MINIMUM, results.STUCK).astype(code.dtype)
         running = jnp.full_like(code, results.RUNNING)
         code = jnp.where((code == results.SETTLED) & rejected, running, code)
-        return jnp.where((code == running) & stuck, jnp.full_like(code, results.AT_MINIMUM), code)
+        return jnp.where((code == running) & stuck, end, code)
+
+
+def gradients(objective: Objective, matrices: Sequence[jax.Array], current: Pass) -> tuple[jax.Array, jax.Array]:
+    """The norm of the objective's gradient, without units, and beside its terms before they cancel; both `()`.
+
+    The latter lies in [0, 1] and is small at a minimum:
+
+        max_l ‖A^lᵀ s^l + δ θ^l‖ / (‖A^l‖² ‖s^l‖² + ‖δ θ^l‖²)^½  ·  ‖s‖ / (‖s‖² + ‖s_e‖²)^½
+
+    with `s^l` the slopes of the loss in the total inputs, `s` those in the predictions, and `s_e` the slopes of an
+    error of the targets' size (of the predictions' deviation, where targets have no unit): slopes that are mere
+    rounding beside it belong to an exact fit. No units matter, and no outlier that outweighs the loss but pulls like
+    any other row, as with Huber's: a gradient over the loss would vanish beside it.
+    """
+    rows, top = objective.rows, len(matrices) - 1
+    slope = objective.slope(current.prediction)
+    cotangents = linearization.backward(matrices, current.slopes, (0, top), slope)
+    largest = jnp.max(jnp.abs(slope))
+    shrink = 1.0 / jnp.where(largest > 0, largest, jnp.ones_like(largest))  # squares must be numbers in float32
+    # Norms over rows by weight: of A with it, of slopes, which hold it already, with its inverse.
+    root = None if rows.weights is None else jnp.sqrt(rows.omega)[None, :]
+    inverse = shrink if root is None else jnp.where(root > 0, _over(shrink, root), jnp.zeros_like(root))
+    gradient, shares = [], []
+    for layer, (inputs, cotangent, matrix) in enumerate(zip(current.below, cotangents, matrices, strict=True)):
+        decay = objective.decays[layer] * matrix
+        if layer > 0:
+            fall = matmul(inputs, cotangent.T)
+            gradient.append(fall + decay)
+        else:  # in inputs that are centred and scaled
+            inputs = rows.scaled_inputs
+            fall = matmul(inputs, cotangent.T)
+            gradient.append(rows.scaling.gradient(fall) + decay)
+            decay = rows.scaling.transposed(decay)
+        weighed = inputs if root is None else inputs * root
+        whole = _square(weighed) * _square(cotangent * inverse) + _square(shrink * decay)
+        shares.append(_over(_square(shrink * (fall + decay)), whole))
+    values = current.prediction
+    error = values - matmul(values, rows.omega)[:, None] if rows.unit is None else jnp.ones_like(values)
+    own, other = _square(slope * inverse), _square(objective.curve(values, error) * inverse)
+    relative = jnp.sqrt(jnp.minimum(jnp.max(jnp.stack(shares)) * _over(own, own + other), 1.0))
+    # Over s² the objective, over s the output layer's parameters: in this order, so that no square vanishes.
+    parts, unit = list(objective.in_units(gradient)), rows.unit
+    norm = jnp.sqrt(dot(parts, parts))
+    return norm if unit is None else norm * unit * unit, relative
+
+
+def _square(array):
+    return dot([array], [array])
+
+
+def _over(part, whole):
+    """`part / whole`, and zero where both are."""
+    return part / jnp.where(whole > 0, whole, jnp.ones_like(whole))

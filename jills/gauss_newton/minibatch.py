@@ -23,7 +23,7 @@ from jax import lax
 from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import Damping, back_off, undisturbed
-from jills.gauss_newton.full_batch import Detail
+from jills.gauss_newton.full_batch import Detail, gradients
 from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Model, Objective, Rows
 from jills.gauss_newton.solve import Automatic, propose
@@ -129,8 +129,8 @@ class Minibatch(Algorithm):
         )
         left = jnp.where(kept, (state.inner.left - 1) % RENEWAL, 0)
         inner = Inner(back_off(state.inner.damping, kept), optimizer, preconditioners, left)
-        gradient_norm = objective.gradient_norm(matrices, current)
-        detail = Detail(gradient_norm, value, damping, kept.astype(jnp.int32), proposal.products)
+        gradient_norm, relative = gradients(objective, matrices, current)
+        detail = Detail(gradient_norm, value, damping, kept.astype(jnp.int32), proposal.products, relative)
         return state._replace(params=params, inner=inner), detail
 
     def _preconditioners(self, objective, matrices, current, damping, inner):
