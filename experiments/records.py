@@ -122,7 +122,7 @@ def summarize(outcomes: list[Outcome]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-STATUSES = ("converged", "improving", "stalled", "ill-conditioned", "diverged")
+STATUSES = ("converged", "improving", "overfitted", "stalled", "ill-conditioned", "diverged")
 
 
 def _quartiles(name, values):

@@ -33,7 +33,8 @@ Optional, each a line or a method:
 
 * `start` for what the algorithm keeps between steps (`state.inner`);
 * a detail, the second item that `update` returns, for what it tells (`info.detail`): a NamedTuple whose defaults are
-  what a stopped member records, and `blank_detail`, one of them;
+  what a stopped member records, and `blank_detail`, one of them; `Stop` and `jills.diagnose` look at its
+  `gradient_norm`, if it has one;
 * `limits` on the hyperparameters, field → `jills.hparams.Limit`;
 * a choice made once, as a field; it asks for the decorator `@dataclass(frozen=True, kw_only=True)`;
 * the class attributes below.
@@ -49,10 +50,10 @@ import jax.numpy as jnp
 
 from jills import checks, results
 from jills.arrays import cast, native_dtype
-from jills.batches import cast_known, fingerprint, has_weight, of_other_rows, prepare
+from jills.batches import cast_known, fingerprint, has_weight, of_other_rows, prepare, uniform_weights
 from jills.losses import Loss, squared_error
 from jills.network import Network
-from jills.states import is_finite, keep_best, norm_of_change, same_loss, with_records
+from jills.states import is_finite, keep_best, norm_of_change, same_loss, share_saturated, with_records
 from jills.transformations import alike, cond, forward_only
 from jills.types import Batch, Info, Params, State
 
@@ -167,7 +168,8 @@ class Algorithm(ABC):
         dtype = native_dtype(params[0].weight)
         params = cast(params, dtype)
         infinite, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
-        state = State(params, (), self.start(params), zero, infinite, params, infinite, zero, jnp.zeros((), jnp.uint32))
+        none, unknown = jnp.zeros((), jnp.uint32), jnp.zeros((), jnp.float32)
+        state = State(params, (), self.start(params), zero, infinite, params, infinite, zero, none, unknown)
         return alike(self._in_shape(state, batch), batch)
 
     def _in_shape(self, state, batch):
@@ -209,12 +211,16 @@ class Algorithm(ABC):
         """The state of the same parameters with records that begin on these rows."""
         state = self.evaluate(state, prepared)
         finite, weighed = is_finite(state), has_weight(prepared)
+        saturated = share_saturated(
+            self.network.activations[0], state.params[0], prepared.inputs, uniform_weights(prepared)
+        )
         ended = jnp.where(finite, results.BAD_WEIGHTS, results.NON_FINITE)
         return state._replace(
             best_params=state.params,
             best_loss=jnp.where(finite & weighed, state.loss, jnp.full_like(state.loss, jnp.inf)),
             result=jnp.where(finite & weighed, results.RUNNING, ended).astype(jnp.int32),
             fingerprint=mark,
+            saturated=saturated,
         )
 
     def observe(self, state: State, batch: Batch) -> State:

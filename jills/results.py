@@ -19,6 +19,7 @@ class Code(IntEnum):
     FLAT = 4
     AT_MINIMUM = 5
     BAD_WEIGHTS = 6
+    STUCK = 7
 
     @property
     def message(self) -> str:
@@ -26,21 +27,27 @@ class Code(IntEnum):
         return MESSAGES[self]
 
 
-RUNNING, TARGET_REACHED, SETTLED, NON_FINITE, FLAT, AT_MINIMUM, BAD_WEIGHTS = Code
+RUNNING, TARGET_REACHED, SETTLED, NON_FINITE, FLAT, AT_MINIMUM, BAD_WEIGHTS, STUCK = Code
 FAILED = (NON_FINITE, BAD_WEIGHTS)
+SMALL_GRADIENT = 0.01  # of its scale, of algorithms that tell a relative gradient: at a minimum
 
 MESSAGES: dict[Code, str] = {
-    RUNNING: "ran all its steps",
+    RUNNING: "has not stopped on its own",
     TARGET_REACHED: "reached the target loss",
     SETTLED: "settled: its update fell below the tolerance",
     FLAT: "settled: its gradient fell below the tolerance",
     AT_MINIMUM: (
-        "settled: no step lowers its objective, even at the largest damping; it is at a minimum as far as "
-        "rounding can tell: train in float64, or from another start, for less"
+        "settled: its gradient is small beside its terms, and no step lowers its objective, even at the largest "
+        "damping: a minimum, or a plateau; another start may end lower"
+    ),
+    STUCK: (
+        "stuck: no step lowers its objective, even at the largest damping, though its gradient is not small beside its "
+        "terms: rounding hides what a step would gain, or a bend of ReLU is in the way; train in float64 if it is "
+        "float32, scale outliers down, or try another start"
     ),
     NON_FINITE: (
-        "stopped: NaN or inf in the parameters or the loss; see best_params for the last good ones, "
-        "lower the learning rate, add ridge, or look for NaN in its data"
+        "stopped: NaN or inf in the parameters or the loss; best_params holds the best ones before, if best_loss is "
+        "finite; take a lower learning rate or more ridge, or look for NaN in its data and its start"
     ),
     BAD_WEIGHTS: (
         "not trained: the weights of its rows are all zero, or some are negative or not finite; give at least one "

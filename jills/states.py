@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from jills.linalg import HIGHEST, flatten
-from jills.types import Params, State
+from jills.activations import Activation
+from jills.linalg import HIGHEST, flatten, matmul
+from jills.types import Layer, Params, State
 
 SAME_LOSS = 100.0  # losses of the same rows differ by less than this many units of rounding
+FLAT_SLOPE = 1e-3  # of the steepest: less tells the layers below next to nothing
+FEW_ROWS = 0.01  # by weight
 
 
 def is_finite(state: State) -> jax.Array:
@@ -31,13 +34,29 @@ def same_loss(one: State, other: State) -> jax.Array:
 
 
 def with_records(state: State, old: State, keep: jax.Array) -> State:
-    """The state with `best_*` and `result` of an old one, where they are to be kept, `()` bool."""
+    """The state with `best_*`, `result` and `saturated` of an old one, where they are to be kept, `()` bool."""
     choose = lambda one, other: jnp.where(keep, one, other)  # noqa: E731 used at once
     return state._replace(
         best_params=jax.tree.map(choose, old.best_params, state.best_params),
         best_loss=choose(old.best_loss, state.best_loss),
         result=choose(old.result, state.result),
+        saturated=choose(old.saturated, state.saturated),
     )
+
+
+def share_saturated(activation: Activation, layer: Layer, inputs: jax.Array, weights: jax.Array) -> jax.Array:
+    """The share of a layer's units that are flat on all but a few rows: saturated, or dead as ReLUs are; `()` float32.
+
+    Args:
+        activation: of the layer; its slope at -1, 0 and 1 tells how steep it can be.
+        layer: with m units.
+        inputs: of the layer, `(n, d)`.
+        weights: of the rows, `(n,)` of sum one.
+    """
+    slopes = jnp.abs(activation.derivative(matmul(inputs, layer.weight) + layer.bias[None, :]))
+    steepest = jnp.max(jnp.abs(activation.derivative(jnp.asarray([-1.0, 0.0, 1.0], inputs.dtype))))
+    flat = matmul(weights[None, :], (slopes < FLAT_SLOPE * steepest).astype(weights.dtype))
+    return jnp.mean(flat > 1.0 - FEW_ROWS, dtype=jnp.float32)
 
 
 def norm_of_change(new: Params, old: Params) -> jax.Array:

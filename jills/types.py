@@ -55,6 +55,7 @@ class State(NamedTuple):
     best_loss: jax.Array  # () their loss; inf before the first finite one
     result: jax.Array  # () int32, a `jills.results.Code`: 0 while running
     fingerprint: jax.Array | np.uint32 = np.uint32(0)  # () of the batch that `loss` and `best_*` belong to; 0: of none
+    saturated: jax.Array | np.float32 = np.float32(0)  # () share of the first layer's units that started saturated
 
 
 @exported
@@ -69,7 +70,7 @@ class Info(NamedTuple):
 
 
 Metrics = Callable[[Params], Any]
-"""`metrics(params) → pytree of arrays`, pure: recorded at each step (a test loss, say)."""
+"""`metrics(params) → pytree of arrays`, pure: recorded at each step (a validation loss, say, see `jills.diagnose`)."""
 
 
 class Member(NamedTuple):

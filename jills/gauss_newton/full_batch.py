@@ -12,6 +12,7 @@ from jills import results
 from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import LARGEST_DAMPING, Damping, follow, undisturbed
+from jills.gauss_newton.gradients import gradients
 from jills.gauss_newton.line_search import Position, backtrack
 from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Model, Objective, has_units, is_quadratic
@@ -48,6 +49,7 @@ class Detail(NamedTuple):
     damping: float | jax.Array = math.nan  # () the largest λ of all blocks, in this step
     accepted: int | jax.Array = 0  # () int32, blocks whose step was kept
     products: int | jax.Array = 0  # () int32, conjugate-gradient products in all blocks
+    relative_gradient: float | jax.Array = math.nan  # () in [0, 1], see `gradients`; 0 at a minimum
 
 
 LOOPS = "its line searches and conjugate gradients take as many turns as the data ask, and JAX keeps no record of those"
@@ -116,12 +118,14 @@ class FullBatch(Algorithm):
         # A block that is solved exactly has no use for λ.
         free = np.array([not objective.is_quadratic(block) for block in self.blocks])
         inner = Inner(follow(state.inner.damping, free, share, gain, hparams.damping), last_change)
+        gradient_norm, relative_gradient = gradients(objective, start.matrices, start.current)
         detail = Detail(
-            gradient_norm=objective.gradient_norm(start.matrices, start.current),
+            gradient_norm=gradient_norm,
             objective=objective.true(start.value),
             damping=jnp.max(lambdas),
             accepted=jnp.sum(kept & (share > 0), dtype=jnp.int32),  # a sum of int32 is int64 where 64 bits are on
             products=add([proposal.products for proposal in proposals]),
+            relative_gradient=relative_gradient,
         )
         params = linearization.split(objective.out_of_units(position.matrices))
         return state._replace(params=params, inner=inner, loss=objective.true(position.loss)), detail
@@ -145,6 +149,8 @@ class FullBatch(Algorithm):
         """Also where no block can be lowered at the largest damping; and a rejected step has not settled."""
         rejected = info.detail.accepted == 0
         stuck = rejected & (info.detail.damping >= LARGEST_DAMPING)
+        small = info.detail.relative_gradient <= results.SMALL_GRADIENT
+        end = jnp.where(small, results.AT_MINIMUM, results.STUCK).astype(code.dtype)
         running = jnp.full_like(code, results.RUNNING)
         code = jnp.where((code == results.SETTLED) & rejected, running, code)
-        return jnp.where((code == running) & stuck, jnp.full_like(code, results.AT_MINIMUM), code)
+        return jnp.where((code == running) & stuck, end, code)

@@ -23,6 +23,7 @@ from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import Damping, back_off, undisturbed
 from jills.gauss_newton.full_batch import LOOPS, Detail
+from jills.gauss_newton.gradients import gradients
 from jills.gauss_newton.kronecker import Preconditioner
 from jills.gauss_newton.line_search import Position
 from jills.gauss_newton.linearization import Block
@@ -148,8 +149,9 @@ class Minibatch(Algorithm):
         left = jnp.where(kept, (state.inner.left - 1) % RENEWAL, 0)
         unit = state.inner.unit if unit is None else jnp.where(kept, unit, state.inner.unit)
         inner = Inner(back_off(state.inner.damping, kept), optimizer, known, left, unit)
-        gradient_norm = objective.gradient_norm(start.matrices, start.current)
-        detail = Detail(gradient_norm, objective.true(start.value), damping, kept.astype(jnp.int32), proposal.products)
+        gradient_norm, relative = gradients(objective, start.matrices, start.current)
+        value, accepted = objective.true(start.value), kept.astype(jnp.int32)
+        detail = Detail(gradient_norm, value, damping, accepted, proposal.products, relative)
         return state._replace(params=params, inner=inner), detail
 
     def _unit(self, known, batch):

@@ -134,16 +134,6 @@ class Objective(NamedTuple):
             below = (*below[:first], scaling.below(below[first]), *below[first + 1 :])
         return LinearBlock(block, tuple(matrices), current._replace(below=below), scaling)
 
-    def gradient_norm(self, matrices: Sequence[jax.Array], current: Pass) -> jax.Array:
-        """`‖∂ objective / ∂ θ‖` over all layers, `()`, without units."""
-        top = len(matrices) - 1
-        cotangents = linearization.backward(matrices, current.slopes, (0, top), self.slope(current.prediction))
-        pieces = zip(current.below, cotangents, self.decays, matrices, strict=True)
-        gradient = self.in_units([matmul(below, one.T) + decay * matrix for below, one, decay, matrix in pieces])
-        # Over s² the objective, over s the output layer's parameters: in this order, so that no square vanishes.
-        norm, unit = jnp.sqrt(dot(list(gradient), list(gradient))), self.rows.unit
-        return norm if unit is None else norm * unit * unit
-
 
 class Model(NamedTuple):
     """The objective to second order in a block's scaled parameters Δ', by its Gauss–Newton matrix G."""

@@ -9,7 +9,7 @@ from jills.linalg import HIGHEST, matmul
 from jills.transformations import cond
 
 LARGEST, SMALLEST = 30.0, 0.01  # root mean square of the first layer's total inputs, and their deviation over the rows
-OUTSIZED = 1e4  # a loss of so many variances of the targets
+OUTSIZED = 1e4  # a mean square of the predictions of so many squares of the targets' size
 
 
 def fitted(objective: Objective, start: Position, step: jax.Array) -> Position:
@@ -52,9 +52,10 @@ def _shrunk(objective, start):
     prediction = start.current.prediction
     weighed = objective.rows.omega[None, :] * prediction
     overlap = jnp.vdot(weighed, objective.rows.targets_in_units.T, precision=HIGHEST)
-    share = overlap / jnp.vdot(weighed, prediction, precision=HIGHEST)
+    square = jnp.vdot(weighed, prediction, precision=HIGHEST)
+    share = jnp.clip(overlap / square, -1.0, 1.0)  # more is no shrinking: one outlier of the targets may ask for it
     share = jnp.where(jnp.isfinite(share), share, jnp.zeros_like(share))
-    factor = jnp.where(start.loss > OUTSIZED, share, jnp.ones_like(share))
+    factor = jnp.where(square > OUTSIZED * prediction.shape[0], share, jnp.ones_like(share))
     matrices = (*start.matrices[:-1], factor * start.matrices[-1])
     current = start.current._replace(prediction=factor * prediction)
     loss = objective.loss_of(current.prediction)

@@ -6,17 +6,19 @@ import jax
 import numpy as np
 
 from jills import results
+from jills.training.history import FLAT, History, fall, scale
 from jills.types import Info, State
 
-FLAT = 0.01  # the best loss falls by less than this share in the last fifth of the steps
 RISE = 10.0  # the final loss exceeds that of the start by this factor
-AT_REST = 1e-3  # the last update is below this share of the parameters' norm
+OVERFITTED = 0.05  # the lowest validation loss of the last fifth lies above the lowest of all by more than this share
+SATURATED = 1 / 3  # a share of the first layer's units that is worth a word
+USELESS = 0.9  # a share that leaves next to nothing to train
 
 
 class Diagnosis(NamedTuple):
     """NumPy arrays of strings, of the shape of the members: `()`, `(S,)`, `(H, S)` and so on."""
 
-    word: np.ndarray  # converged, improving, stalled, diverged or ill-conditioned
+    word: np.ndarray  # converged, improving, stalled, overfitted, diverged or ill-conditioned
     why: np.ndarray  # a sentence with the figures, and what to do
 
 
@@ -28,78 +30,166 @@ def diagnose(state: State, info: Info) -> Diagnosis:
 
     * diverged: NaN or inf, a final loss that has risen by more than nine times that of the start (of this `info`),
       or row weights that leave nothing to train on.
-    * converged: stopped by a target or tolerance; or flat, and the last update moved the parameters
-      by less than 0.1 % of their norm.
+    * overfitted: a validation loss is known, its lowest value in the last fifth of the steps lies more than 5 %
+      above the lowest of all, and the training loss is no higher than it was there.
+    * converged: reached the target loss.
+    * stalled: nine tenths of the first layer's units started saturated (`state.saturated`), and it is flat or has
+      stopped, at a loss that is not zero to rounding.
+    * converged: stopped by a tolerance, or flat; and at rest, see below, within 1 % of the best loss; or flat with a
+      loss of zero to rounding.
     * improving: not flat; more steps would help.
     * ill-conditioned: flat, and in at least half of the last fifth a layer solve had missing ranks
       or a reciprocal condition below `√ε` (of algorithms that tell, such as ILLS).
-    * stalled: flat otherwise: it still moves, but the loss does not fall.
+    * stalled: flat otherwise, or stopped though its gradient is not small.
+
+    "At rest" is: the last gradient was small, and the last update moved the parameters by less than 0.1 % of their
+    norm; what is not told does not count. Where a `relative_gradient` is told, as by Gauss–Newton, small is 0.01, and
+    updates do not count. Where a `gradient_norm` is told, small is a tenth of its largest in this `info`, or of
+    `loss / ‖parameters‖`.
+
+    A validation loss is what `metrics` recorded under the name `validation_loss` or `val_loss`, or as its only
+    number for each step, without a name (a metric that is no loss needs one: `{"accuracy": …}`). "Flat" is then
+    said of it: while it falls the word is improving, and where it does not but the training loss still falls,
+    converged.
 
     Args:
         state: leaves `[…]`.
         info: leaves `[…, T]`.
     """
     shape = np.shape(state.loss)
-    losses = np.concatenate([np.asarray(info.loss), np.asarray(state.loss)[..., None]], axis=-1)
-    losses = losses.reshape(-1, losses.shape[-1])
-    window = max(1, (losses.shape[1] - 1) // 5)
-    sign = _share_ill_conditioned(info, window).reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):  # a diverged member may hold anything
-        moved = _last_relative_update(state, info).reshape(-1)
-    codes = np.asarray(state.result).reshape(-1)
-    pairs = [_judge(*member, window) for member in zip(codes, losses, moved, sign, strict=True)]
+    state = state._replace(
+        activations=(), inner=(), best_params=(), fingerprint=(), saturated=np.broadcast_to(state.saturated, shape)
+    )
+    members: tuple[State, Info] = jax.tree.map(np.asarray, (state, info))
+    with np.errstate(all="ignore"):  # a diverged member may hold anything
+        pairs = [judge(History.of(*_at(members, index))) for index in np.ndindex(shape)]
     words, reasons = (np.array(column, dtype=object).reshape(shape) for column in zip(*pairs, strict=True))
     return Diagnosis(words.astype(str), reasons.astype(str))
 
 
-def _judge(code, losses, moved, ill_conditioned, window):
-    start, final = losses[0], losses[-1]
+def _at(members, index):
+    return jax.tree.map(lambda leaf: leaf[index], members)
+
+
+def judge(history: History) -> tuple[str, str]:
+    """The word and the reason of one member."""
+    told = _failed(history) or _overfitted(history)
+    if told is None and history.code == results.TARGET_REACHED:
+        told = "converged", _ending(history)
+    word, why = told or (_by_trend(history) if history.code == results.RUNNING else _stopped(history))
+    if history.code == results.TARGET_REACHED or history.is_exact:
+        return word, why
+    if history.saturated >= USELESS and word in ("converged", "ill-conditioned"):
+        word = "stalled"
+    if history.saturated >= SATURATED:
+        why += (
+            f"; {history.saturated:.0%} of the first layer's units were saturated at the start (or dead, as ReLUs "
+            "are): standardise the inputs"
+        )
+    return word, why
+
+
+def _failed(history):
+    losses, code = history.losses, history.code
     bad = ~np.isfinite(losses)
     if code == results.BAD_WEIGHTS:
         return "diverged", results.Code(code).message
+    if bad[0] and not np.isfinite(history.best_loss):
+        return "diverged", "NaN or inf at the start; look at the parameters, inputs and targets that it starts from"
     if code == results.NON_FINITE or bad.any():
         when = f"after {bad.argmax()} steps" if bad.any() else "in the parameters"
-        return "diverged", f"NaN or inf {when}; best_params holds the last good ones; {_GENTLER}"
-    if final - start > (RISE - 1.0) * abs(start):
-        return "diverged", f"the loss rose from {start:.3g} to {final:.3g}; {_GENTLER}"
-    if code != results.RUNNING:
-        return "converged", f"{results.Code(code).message}, at loss {final:.3g}"
-    best = np.minimum.accumulate(losses)
-    # Of the loss; where it may be negative and its zero means nothing, of all that was gained.
-    whole = best[-1 - window] if best[-1] >= 0 else start - best[-1]
-    fall = (best[-1 - window] - best[-1]) / whole if whole > 0 else 0.0
-    lately = f"best loss fell by {fall:.2%} in the last {window} steps, to {best[-1]:.3g}"
-    if fall >= FLAT:
+        return "diverged", f"NaN or inf {when}; best_params holds the best before; {_gentler(history)}"
+    start, final = losses[0], losses[-1]
+    if final - start > (RISE - 1.0) * abs(start) + history.floor:
+        return "diverged", f"the loss rose from {start:.3g} to {final:.3g}; {_gentler(history)}"
+    return None
+
+
+def _overfitted(history):
+    validation, losses = history.validation, history.losses
+    if validation is None:
+        return None
+    best, late = validation.argmin(), validation[-history.window :].min()
+    risen = late - validation[best] > OVERFITTED * scale(validation) + history.floor
+    if not risen or losses[-history.window :].min() > losses[best]:
+        return None
+    return "overfitted", (
+        f"the validation loss was lowest after {best} steps, {validation[best]:.3g}, and is {validation[-1]:.3g} now, "
+        f"while the training loss went from {losses[best]:.3g} to {losses[-1]:.3g}; stop there, or take more ridge or "
+        "weight decay"
+    )
+
+
+def _stopped(history):
+    why = _ending(history)
+    if history.is_exact:
+        return "converged", f"{why}, zero to rounding"
+    if history.code == results.STUCK:
+        return "stalled", why
+    if history.is_small is False:
+        return "stalled", f"{why}, though its {_gradient(history)}; ask for a smaller tolerance"
+    if history.is_above_best:
+        return "stalled", f"{why}, while its lowest was {np.min(history.losses):.3g}; {_gentler(history)}"
+    return "converged", why
+
+
+def _ending(history):
+    return f"{results.Code(history.code).message}; its loss is {history.losses[-1]:.3g}"
+
+
+def _by_trend(history):
+    window, losses, validation = history.window, history.losses, history.validation
+    falls = fall(losses, window, history.floor)
+    steps = f"{window} steps" if window > 1 else "step"
+    lately = f"best loss fell by {falls:.2%} in the last {steps}, to {np.min(losses):.3g}"
+    judged = falls
+    if validation is not None:
+        judged = fall(validation, window, history.floor)
+        lately += f", that of validation by {judged:.2%}, to {np.min(validation):.3g}"
+    if history.is_above_best:
+        lately += f" (it ends at {losses[-1]:.3g})"
+    if judged >= FLAT:
         return "improving", f"{lately}; more steps would help"
-    if moved <= AT_REST:
-        return "converged", f"{lately}; the last update was {moved:.1g} of the parameters' norm"
-    if ill_conditioned >= 0.5:
+    if len(losses) == 1 and history.moved > 0:
+        return "improving", f"only one loss is known, {losses[0]:.3g}; more steps would tell"
+    if falls >= FLAT:
+        return "converged", f"{lately}; more steps would fit nothing but the training rows"
+    return _flat(history, lately)
+
+
+def _flat(history, lately):
+    moved = f"the last update was {history.moved:.1g} of the parameters' norm"
+    resting = history.finds_its_length or history.is_still
+    if history.is_exact:
+        return "converged", f"{lately}, which is zero to rounding"
+    if resting and history.is_small is not False and not history.is_above_best:
+        return "converged", f"{lately}; {moved if history.is_small is None else 'its ' + _gradient(history)}"
+    signs = history.ill_conditioned
+    share = 0.0 if signs is None else np.mean(signs[-history.window :])
+    if share >= 0.5:
         return "ill-conditioned", (
-            f"{lately}; in {ill_conditioned:.0%} of them a layer solve was rank-deficient or nearly so; "
+            f"{lately}; in {share:.0%} of them a layer solve was rank-deficient or nearly so; "
             "add ridge, or take fewer hidden units"
         )
-    return "stalled", f"{lately}, while updates are {moved:.1g} of the parameters' norm; {_GENTLER}"
+    if resting and history.is_small is False:
+        return "stalled", f"{lately}, though its {_gradient(history)}; {_livelier(history)}"
+    return "stalled", f"{lately}; {moved}; {_gentler(history)}"
 
 
-_GENTLER = "try a lower learning rate, or more ridge"
+def _gradient(history):
+    return f"gradient is {history.gradient:.2g} of its scale, where {history.small:g} is small"
 
 
-def _share_ill_conditioned(info, window):
-    detail = info.detail
-    if not hasattr(detail, "rcond"):
-        return np.zeros(np.shape(info.loss)[:-1])
-    rcond = np.asarray(detail.rcond)[..., -window:]
-    missing = np.asarray(getattr(detail, "rank_deficit", np.zeros_like(rcond)))[..., -window:]
-    rcond = np.where(np.isnan(rcond), 1.0, rcond)  # of members that stood still
-    return np.mean((rcond < np.finfo(rcond.dtype).eps ** 0.5) | (missing > 0), axis=-1)
+def _gentler(history):
+    if history.finds_its_length:
+        return "try more weight decay or damping, or another start"
+    return "try a lower learning rate" + ("" if history.ill_conditioned is None else ", or more ridge")
 
 
-def _last_relative_update(state, info):
-    lead = np.ndim(state.loss)
-    squares = [np.sum(np.square(leaf), axis=tuple(range(lead, np.ndim(leaf)))) for leaf in _leaves(state.params)]
-    norm = np.sqrt(np.sum(squares, axis=0))
-    return np.asarray(info.update_norm)[..., -1] / np.where(norm > 0, norm, 1.0)
-
-
-def _leaves(tree):
-    return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+def _livelier(history):
+    if history.finds_its_length:
+        precise = " in float64" if history.in_float32 else ""
+        return f"rounding, an outlier or a bend of ReLU may hide what it gains: take more steps{precise}"
+    if history.moved == 0:
+        return "it does not move any more: rounding may hide what it gains"
+    return f"its last update was {history.moved:.1g} of the parameters' norm: try a higher learning rate"
