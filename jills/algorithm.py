@@ -168,7 +168,7 @@ class Algorithm(ABC):
         dtype = native_dtype(params[0].weight)
         params = cast(params, dtype)
         infinite, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
-        none, unknown = jnp.zeros((), jnp.uint32), jnp.zeros((), jnp.float32)
+        none, unknown = jnp.zeros((), jnp.uint32), jnp.zeros((), dtype)
         state = State(params, (), self.start(params), zero, infinite, params, infinite, zero, none, unknown)
         return alike(self._in_shape(state, batch), batch)
 

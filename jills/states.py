@@ -56,7 +56,7 @@ def share_saturated(activation: Activation, layer: Layer, inputs: jax.Array, wei
     slopes = jnp.abs(activation.derivative(matmul(inputs, layer.weight) + layer.bias[None, :]))
     steepest = jnp.max(jnp.abs(activation.derivative(jnp.asarray([-1.0, 0.0, 1.0], inputs.dtype))))
     flat = matmul(weights[None, :], (slopes < FLAT_SLOPE * steepest).astype(weights.dtype))
-    return jnp.mean(flat > 1.0 - FEW_ROWS, dtype=jnp.float32)
+    return jnp.mean(flat > 1.0 - FEW_ROWS, dtype=inputs.dtype)
 
 
 def norm_of_change(new: Params, old: Params) -> jax.Array:
