@@ -56,8 +56,8 @@ DESCRIPTORS = (
 BOOKKEEPING = {
     *("__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__"),
     *("__dataclass_fields__", "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__", "__match_args__"),
-    *("__module__", "__orig_bases__", "__parameters__", "__qualname__", "__static_attributes__", "__weakref__"),
-    "_abc_impl",
+    *("__module__", "__orig_bases__", "__parameters__", "__qualname__", "__slotnames__", "__static_attributes__"),
+    *("__weakref__", "_abc_impl"),
 }
 """Of a class, what its methods do not depend on."""
 
@@ -106,7 +106,7 @@ def is_pure(value: Any) -> bool:
         return False
     found = sys.modules.get(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
+        found = vars_of(found).get(part)
     return found is value
 
 

@@ -625,6 +625,14 @@ def test_tables_and_modules_tell_codes_apart():
     assert len({read(each) for each in (one, other, again)}) == 3
 
 
+def test_reading_changes_nothing_that_is_read():
+    """Python keeps notes on a class whose objects are taken apart for the first time."""
+    space = run_source("import abc\nclass C(abc.ABC):\n    def __call__(self, x): return self.number")
+    thing = space["C"]()
+    thing.number = 1.0
+    assert read(thing) == read(thing)
+
+
 def test_what_is_shared_is_told_apart():
     one, two = [1], [2]
     contents = [read(each) for each in ([one, two, one], [one, two, two], [one, [1], two], [one, one, two])]

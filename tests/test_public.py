@@ -57,8 +57,10 @@ WINGS = {
         {"__init__"},
     ],
     "training": [
-        {"run", "diagnosis", "progress", "result", "structure"},
-        {"chunks", "checkpoint", "description"},
+        {"run", "diagnosis", "progress", "structure"},
+        {"chunks", "description"},
+        {"result"},
+        {"checkpoint"},
         {"models", "sweep"},
         {"__init__"},
     ],
