@@ -20,9 +20,11 @@ from jills import losses
 from jills.algorithm import Algorithm
 from jills.hparams import Limit, in_dtype
 from jills.network import Network
+from jills.transformations import exported
 from jills.types import Batch, Params, State
 
 
+@exported
 class Hparams(NamedTuple):
     """The hyperparameters of Adam; scalars, or `(H,)` in a sweep."""
 
@@ -39,17 +41,23 @@ class Hparams(NamedTuple):
     }
 
 
+@exported
 class Detail(NamedTuple):
     """The signs of health of a gradient step; its defaults stand for a member that has stopped."""
 
     gradient_norm: float | jax.Array = math.nan  # () Euclidean, at the parameters received
 
 
+@exported
 class Inner(NamedTuple):
     """Optax's state, and the gradient at the state's parameters (so that no pass is done twice)."""
 
     optimizer: Any
     gradient: Params
+
+
+for _kind in (optax.ScaleByAdamState, optax.EmptyState):
+    exported(_kind)
 
 
 def adam(hparams: Hparams) -> optax.GradientTransformation:

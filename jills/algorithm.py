@@ -41,18 +41,19 @@ Optional, each a line or a method:
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jills import checks, results
-from jills.batches import fingerprint, has_weight, prepare
-from jills.hparams import cast
+from jills.arrays import cast, native_dtype
+from jills.batches import cast_known, fingerprint, has_weight, of_other_rows, prepare
 from jills.losses import Loss, squared_error
 from jills.network import Network
 from jills.states import is_finite, keep_best, norm_of_change, same_loss, with_records
+from jills.transformations import alike, cond, forward_only
 from jills.types import Batch, Info, Params, State
 
 
@@ -72,9 +73,11 @@ class Algorithm(ABC):
             parameters it received, on its batch (`best_loss` is the lowest loss of any batch), and so is what
             `Stop.target_loss` looks at; `observe` tells those of the new parameters.
         defaults: the algorithm's `Hparams` with default values; says which hyperparameters there are.
-        blank_detail: `Info.detail` of a member that has stopped: NaN for floats, 0 for integers.
+        blank_detail: `Info.detail` of a member that has stopped: NaN for floats, 0 for integers. (Under
+            `jax_debug_nans`, where JAX raises at every NaN that a program returns, a run records 0 for floats too.)
         keeps_activations: whether `update` reads `state.activations`; else they are `()`.
         tells_loss: whether `update` returns a state whose `loss` is that of its new parameters.
+        forward_mode_only: why no derivative in reverse mode is taken through its steps; empty: it is.
     """
 
     network: Network
@@ -85,6 +88,7 @@ class Algorithm(ABC):
     blank_detail: ClassVar[Any] = ()
     keeps_activations: ClassVar[bool] = False
     tells_loss: ClassVar[bool] = False
+    forward_mode_only: ClassVar[str] = ""
 
     def __post_init__(self):
         checks.check_parts(self.network, self.loss)
@@ -121,19 +125,20 @@ class Algorithm(ABC):
         """The loss of params on a batch, `()`."""
         return self.loss(self.network.predict(params, batch.inputs), batch.targets, batch.weights)
 
-    def check(self, hparams: Any, scalar: bool = False) -> None:
+    def check(self, hparams: Any, scalar: bool = False, dtype: Any = None) -> None:
         """Raises ValueError where hparams are of the wrong kind or known to be out of range.
 
         Args:
             hparams: what was given.
             scalar: whether every leaf must be a scalar, as for one network.
+            dtype: that they will be used in; None: as they are.
         """
-        checks.check_hparams(hparams, self.defaults, scalar)
+        checks.check_hparams(hparams, self.defaults, scalar, dtype)
 
     def check_problem(self, params: Params, batch: Batch) -> None:
         """Raises ValueError where params or batch do not fit the network or are known to be bad."""
         checks.check_params(self.network, params)
-        checks.check_batch(self.network, batch, params[0].weight.dtype)
+        checks.check_batch(self.network, batch, native_dtype(params[0].weight))
         checks.check_targets(self.loss.allowed, batch)
 
     def init(self, params: Params, batch: Batch) -> State:
@@ -148,7 +153,8 @@ class Algorithm(ABC):
                 the loss does not allow.
         """
         self.check_problem(params, batch)
-        return self.begin(params, batch)[0]
+        dtype = native_dtype(params[0].weight)
+        return _init(self, cast(params, dtype), cast_known(batch, dtype))
 
     def begin(self, params: Params, batch: Batch) -> tuple[State, Any]:
         """`init` without its checks, and the batch prepared for `advance`; `resume` is the same for a state."""
@@ -158,19 +164,26 @@ class Algorithm(ABC):
 
     def blank(self, params: Params, batch: Batch) -> State:
         """A state of the right shapes that has not seen the batch; nothing is evaluated."""
-        dtype = params[0].weight.dtype
+        dtype = native_dtype(params[0].weight)
         params = cast(params, dtype)
         infinite, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
         state = State(params, (), self.start(params), zero, infinite, params, infinite, zero, jnp.zeros((), jnp.uint32))
-        return self._in_shape(state, batch)
+        return alike(self._in_shape(state, batch), batch)
 
     def _in_shape(self, state, batch):
-        """Activations of other rows have another shape, and mean nothing."""
+        """Activations of other rows have another shape, and mean nothing: `resume` is to find them anew."""
         rows = batch.inputs.shape[0]
         if not self.keeps_activations or (state.activations and state.activations[-1].shape[0] == rows):
             return state
         zeros = tuple(jnp.zeros((rows, size), state.loss.dtype) for size in self.network.sizes[1:])
-        return state._replace(activations=zeros)
+        return state._replace(activations=zeros, fingerprint=of_other_rows(state.fingerprint))
+
+    def _entering(self, state, batch):
+        """The state that a caller gave, checked with its batch, in arrays of JAX."""
+        checks.check_state_kind(state)
+        # Not a subclass's own: what that warns of, `init` has told.
+        Algorithm.check_problem(self, state.params, batch)
+        return checks.checked_state(state, jax.eval_shape(lambda: self.blank(state.params, batch)))
 
     def _prepare(self, batch, dtype):
         """What `advance` takes in place of a batch, and the batch's fingerprint."""
@@ -183,14 +196,14 @@ class Algorithm(ABC):
         is found anew, loss and activations, and unless the loss is the same to rounding (as where rows computed in
         another program differ in their last bits), `best_*` and `result` start anew. `inner` and `step` go on.
         """
+        state, batch = alike((self._in_shape(state, batch), batch))
         prepared, mark = self._prepare(batch, state.loss.dtype)
-        state = self._in_shape(state, batch)
 
         def look():
             fresh = self._restart(state, prepared, mark)
             return with_records(fresh, state, same_loss(fresh, state) & (state.fingerprint != 0))
 
-        return lax.cond(state.fingerprint == mark, lambda: state, look), prepared
+        return cond(state.fingerprint == mark, lambda: state, look), prepared
 
     def _restart(self, state, prepared, mark):
         """The state of the same parameters with records that begin on these rows."""
@@ -209,7 +222,11 @@ class Algorithm(ABC):
 
         With `full_batch`, `best_*` and `result` start anew on other rows than before; else `best_loss` stays the
         lowest loss of any batch.
+
+        Raises:
+            ValueError: a state of another algorithm, or a batch that `init` would refuse.
         """
+        state = self._entering(state, batch)
         prepared, mark = self._prepare(batch, state.loss.dtype)
         state = self._in_shape(state, batch)
         kept = self.evaluate(state, prepared)
@@ -233,14 +250,19 @@ class Algorithm(ABC):
 
         Returns:
             The new state, and `Info` about the step.
+
+        Raises:
+            ValueError: hparams out of range, a state of another algorithm, or a batch that `init` would refuse.
         """
-        checks.check_batch_shapes(self.network, batch)
+        state = self._entering(state, batch)
+        self.check(hparams, scalar=True, dtype=state.loss.dtype)
+        hparams, state, batch = alike((cast(hparams, state.loss.dtype), state, batch))
         if self.full_batch:
             state, prepared = self.resume(state, batch)
         else:  # its losses belong to no one batch
             prepared = self.precompute(prepare(batch, state.loss.dtype))
             state = self._in_shape(state, batch)._replace(fingerprint=jnp.zeros_like(state.fingerprint))
-        return self.advance(cast(hparams, state.loss.dtype), state, prepared)
+        return self.advance(hparams, state, prepared)
 
     def advance(self, hparams: Any, state: State, prepared: Any) -> tuple[State, Info]:
         """A step with cast hparams, and with the state and the prepared batch of `begin` or `resume`."""
@@ -254,4 +276,19 @@ class Algorithm(ABC):
         if self.full_batch:
             new = keep_best(new, finite)
         change = norm_of_change(new.params, state.params)
-        return new._replace(step=state.step + 1), Info(state.loss, change, finite, detail)
+        told = new._replace(step=state.step + 1), Info(state.loss, change, finite, detail)
+        return forward_only(told, _NO_REVERSE.format(self.forward_mode_only)) if self.forward_mode_only else told
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(algorithm, params, batch):
+    # What a program returns is new, every array: a step that donates its state takes nothing from the caller, and
+    # nothing twice. And JAX, where it looks for infinite numbers, does not see those of a blank state.
+    return algorithm.begin(params, batch)[0]
+
+
+_NO_REVERSE = (
+    "derivatives in reverse mode (jax.grad, jax.vjp) cannot be taken through the steps of this algorithm: {}. With "
+    "respect to a few hyperparameters, take them in forward mode (jax.jvp, jax.jacfwd); with respect to data, those of "
+    "the minimum that the steps lead to: the docstring of jills.run has the lines to write"
+)

@@ -7,27 +7,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jills.arrays import cast
 from jills.types import Batch
 
 
 def cast_known(batch: Batch, dtype) -> Batch:
-    """The batch with its NumPy arrays in a dtype; arrays of JAX stay as they are.
+    """The batch in a dtype, for a program that is compiled once for it; arrays of JAX that are in it stay as they are.
 
-    Here and not by JAX, which would first bring float64 and int64 to 32 bits where 64 are off.
+    NumPy's are cast here and not by JAX, which would first bring float64 and int64 to 32 bits where 64 are off.
     """
-    inputs, targets = (_cast(array, dtype) if isinstance(array, np.ndarray) else array for array in batch[:2])
+    inputs, targets = (array if _is_ready(array, dtype) else cast(array, dtype) for array in batch[:2])
     weights: Any = batch.weights
-    if isinstance(weights, np.ndarray):
-        weights = _cast(_relative(weights), dtype)
+    if not (weights is None or _is_ready(weights, dtype)):
+        weights = cast(_relative(weights, dtype), dtype)
     return Batch(inputs, targets, weights)
 
 
+def _is_ready(array, dtype):
+    return isinstance(array, jax.Array) and array.dtype == dtype
+
+
 def clean(batch: Batch, dtype) -> Batch:
-    """The batch in a dtype, its largest weight one, and zeros in the rows of weight zero (they may hold NaN)."""
-    inputs, targets = (_cast(array, dtype) for array in batch[:2])
+    """The batch in a dtype, its largest weight near one, and zeros in the rows of weight zero (they may hold NaN)."""
+    inputs, targets = (cast(array, dtype) for array in batch[:2])
     if batch.weights is None:
         return Batch(inputs, targets)
-    weights = _cast(_relative(batch.weights), dtype)
+    weights = cast(_relative(batch.weights, dtype), dtype)
     used = (weights > 0)[:, None]
     inputs, targets = (jnp.where(used, array, jnp.zeros_like(array)) for array in (inputs, targets))
     return Batch(inputs, targets, weights)
@@ -42,17 +47,20 @@ def prepare(batch: Batch, dtype) -> Batch:
     return batch._replace(weights=batch.weights / jnp.where(total > 0, total, jnp.ones_like(total)))
 
 
-def _cast(array, dtype) -> Any:
-    return jnp.asarray(array.astype(dtype) if isinstance(array, np.ndarray) else array, dtype)
+def _relative(weights, dtype):
+    """Weights times the power of two that brings their largest near one: all 1e-46 must not vanish in float32.
 
-
-def _relative(weights):
-    """Weights over their largest, in the dtype they came in: all 1e-46 must not vanish in float32."""
-    library: Any = np if isinstance(weights, np.ndarray) else jnp
-    if not library.issubdtype(weights.dtype, library.floating):
-        weights = weights.astype(np.float64 if library is np else jnp.zeros(()).dtype)
-    largest = library.max(weights)
-    return weights / library.where(largest > 0, largest, library.ones_like(largest))
+    A power of two changes no digit, so that NumPy and every program of JAX agree on the result. Weights of fewer bits
+    than a dtype are brought to it first.
+    """
+    library: Any = jnp
+    if isinstance(weights, np.ndarray):
+        library, floats = np, weights.dtype.kind == "f"
+        weights = weights.astype(np.longdouble if floats and weights.dtype.itemsize > 8 else np.float64)
+    elif not jnp.issubdtype(weights.dtype, jnp.floating) or weights.dtype.itemsize < np.dtype(dtype).itemsize:
+        weights = weights.astype(dtype)
+    _, exponent = library.frexp(library.max(weights))
+    return library.ldexp(weights, -exponent)
 
 
 def uniform_weights(batch: Batch) -> jax.Array:
@@ -78,8 +86,13 @@ def fingerprint(batch: Batch, dtype) -> jax.Array:
         if array is not None:
             bits = lax.bitcast_convert_type(array, jnp.uint32).ravel()  # two for each float64
             place = lax.iota(jnp.uint32, bits.size)
-            total = total + jnp.sum(_mix(bits + np.uint32(0x9E3779B9) * (place + _seed(salt, array))), dtype=jnp.uint32)
+            total = total + jnp.sum(mix(bits + np.uint32(0x9E3779B9) * (place + _seed(salt, array))), dtype=jnp.uint32)
     return total | np.uint32(1)
+
+
+def of_other_rows(mark) -> Any:
+    """A fingerprint that no batch has, for a state that is to be seen anew on its rows; 0, of none, stays 0."""
+    return jnp.where(jnp.asarray(mark, jnp.uint32) == 0, np.uint32(0), np.uint32(2))
 
 
 def _seed(salt, array):
@@ -90,7 +103,8 @@ def _seed(salt, array):
     return np.uint32(mixed)
 
 
-def _mix(h):
+def mix(h: jax.Array) -> jax.Array:
+    """The finalizer of MurmurHash3, on uint32: every bit of it depends on every bit of what it is given."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         h = (h ^ (h >> np.uint32(shift))) * np.uint32(factor)
     return h ^ (h >> np.uint32(16))

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jills.arrays import brief, is_argument, is_real, native
+
 Kind = TypeVar("Kind", bound=type)
 Hparams = TypeVar("Hparams", bound=tuple)
 
@@ -70,29 +72,43 @@ def product(kind: Callable[..., Hparams], **axes: Any) -> Hparams:
         axes: a number or a list for each field to set; others keep their default.
 
     Raises:
-        ValueError: a list that is empty or nested.
+        ValueError: a list that is empty or nested or not of numbers, or a hyperparameter that there is not.
 
     Six pairs, for example::
 
         jills.product(jills.ills.Hparams, learning_rate=[0.1, 0.3, 1.0], ridge=[0.0, 1e-3])
     """
+    fields = getattr(kind, "_fields", axes)
+    unknown = [name for name in axes if name not in fields]
+    if unknown:
+        raise ValueError(f"product: there is no {', '.join(unknown)}; the hyperparameters are {', '.join(fields)}")
     chosen: Any = kind(**axes)
-    fields = chosen._asdict()
-    columns = {name: np.atleast_1d(np.asarray(value, float)) for name, value in fields.items()}
-    for name, column in columns.items():
-        if column.ndim > 1 or column.size == 0:
-            raise ValueError(f"product: {name} is {fields[name]}, but must be a number or a list of numbers")
-    every = np.meshgrid(*columns.values(), indexing="ij")
+    every = np.meshgrid(*(_column(*field) for field in chosen._asdict().items()), indexing="ij")
     return kind(*(each.ravel() for each in every))
+
+
+def _column(name, values):
+    """A number or a list of numbers as `(m,)`."""
+    try:
+        column = np.atleast_1d(np.asarray(values))
+    except (ValueError, TypeError, RuntimeError):  # a list of lists of several lengths, an array that was deleted
+        column = np.empty(0)
+    if isinstance(values, np.ma.MaskedArray) or not is_real(column.dtype) or column.ndim > 1 or column.size == 0:
+        raise ValueError(f"product: {name} is {brief(values)}, but must be a number or a list of numbers")
+    return column.astype(float)
 
 
 def as_columns(hparams: Hparams) -> tuple[int, Hparams]:
     """H, and every leaf as `(H,)`.
 
     Raises:
-        ValueError: leaves that are neither scalars nor `(H,)` with one H for all.
+        ValueError: leaves that are no numbers, or neither scalars nor `(H,)` with one H for all.
     """
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(hparams)]
+    leaves = jax.tree.leaves(hparams)
+    wrong = [leaf for leaf in leaves if not is_argument(leaf)]
+    if wrong:
+        raise ValueError(f"a leaf of hparams is {brief(wrong[0])}, but must be a number or an array of numbers")
+    shapes = [np.shape(leaf) for leaf in leaves]
     lengths = {shape[0] for shape in shapes if shape}
     if any(len(shape) > 1 for shape in shapes) or len(lengths) > 1 or lengths == {0}:
         raise ValueError(
@@ -100,12 +116,7 @@ def as_columns(hparams: Hparams) -> tuple[int, Hparams]:
             "one H ≥ 1 for all (they are zipped; jills.product makes all combinations)"
         )
     count = lengths.pop() if lengths else 1
-    return count, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count,)), hparams)
-
-
-def cast(tree: Any, dtype: Any) -> Any:
-    """Every leaf as an array of a dtype."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+    return count, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count,)), native(hparams))
 
 
 def in_dtype(tree: Any, dtype) -> Any:

@@ -38,14 +38,17 @@ import jax.numpy as jnp
 
 from jills import checks, losses, solvers
 from jills.algorithm import Algorithm
+from jills.arrays import cast
 from jills.batches import prepare
-from jills.hparams import Limit, cast
+from jills.hparams import Limit
 from jills.linalg import matmul
 from jills.network import Network, total_input, with_bias
 from jills.targets import Target, default_target, ideal, scaled, softened, working_response
+from jills.transformations import exported
 from jills.types import Activations, Batch, Layer, Params, State
 
 
+@exported
 class Hparams(NamedTuple):
     """The hyperparameters of ILLS; scalars, or `(H,)` in a sweep."""
 
@@ -55,6 +58,7 @@ class Hparams(NamedTuple):
     limits = {"learning_rate": Limit(0.0, 1.0, open_low=True), "ridge": Limit(0.0, math.inf)}
 
 
+@exported
 class Detail(NamedTuple):
     """The signs of ill health of an ILLS step; its defaults stand for a member that has stopped."""
 

@@ -47,9 +47,9 @@ def unflatten(flat: jax.Array, like: Vector) -> Vector:
     return [piece.reshape(part.shape) for piece, part in zip(jnp.split(flat, ends), like, strict=True)]
 
 
-def identity_like(matrix: jax.Array) -> jax.Array:
-    """The identity of a square matrix's size and dtype."""
-    return jnp.asarray(np.eye(matrix.shape[0]), matrix.dtype)
+def positive(number: jax.Array) -> jax.Array:
+    """What may be divided by: 1 in place of zero, of less, and of NaN."""
+    return jnp.where(number > 0, number, jnp.ones_like(number))
 
 
 def fold_batches(one: Callable[..., Any], at_once: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,9 +105,32 @@ def _by_cholesky(matrix, right=None):
 _cholesky = fold_batches(_by_cholesky, jax.vmap(_by_cholesky))
 
 
+# Derivatives by the equation that holds, `M x = b`: of products only, so that they may be transposed, and batched
+# without a batched LAPACK call.
+
+
+@jax.custom_jvp
+def _inverse(batch):
+    """`M⁻¹` of matrices `(g, p, p)`."""
+    return _cholesky(batch)
+
+
+@_inverse.defjvp
+def _inverse_jvp(primals, tangents):
+    found = _inverse(*primals)
+    return found, -matmul(found, matmul(tangents[0], found))
+
+
+@jax.custom_jvp
 def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
     """`M⁻¹ b` for a symmetric positive definite matrix `(p, p)` and `b` `(p,)`; NaN where Cholesky fails."""
     return _cholesky(matrix[None], right[None])[0]
+
+
+@solve.defjvp
+def _solve_jvp(primals, tangents):
+    x = solve(*primals)
+    return x, matmul(_inverse(primals[0][None])[0], tangents[1] - matmul(tangents[0], x))
 
 
 def inverses(matrices: Sequence[jax.Array]) -> list[jax.Array]:
@@ -125,7 +148,7 @@ def inverses(matrices: Sequence[jax.Array]) -> list[jax.Array]:
         if size == 1:
             found |= {index: _reciprocal(matrices[index]) for index in group}
             continue
-        solved = _cholesky(jnp.stack([_filled(matrices[index], size) for index in group]))
+        solved = _inverse(jnp.stack([_filled(matrices[index], size) for index in group]))
         for place, index in enumerate(group):
             own = matrices[index].shape[0]
             found[index] = solved[place, :own, :own]

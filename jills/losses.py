@@ -9,7 +9,7 @@ or `jax.nn.sigmoid` of a prediction for its probabilities.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,8 @@ class Loss:
             targets are no probabilities.
         logits: the inverse of `probabilities`, finite for all of them, 0 and 1 included.
         allowed: the targets that the loss is made for, refused where they are known to be others.
+        in_units: `s () → Loss`, the loss `value(s z, s y) / s²` of predictions and targets over s, where predictions
+            are in the units of the targets: with it Gauss–Newton does the same in all units. None: they are not.
 
     The first three are all that most algorithms need. Define them at module level, so that the loss
     can be compared, hashed and pickled. Counts, for example, with the logarithm of their rate as prediction::
@@ -74,6 +76,7 @@ class Loss:
     probabilities: Callable[[jax.Array], jax.Array] | None = None
     logits: Callable[[jax.Array], jax.Array] | None = None
     allowed: Allowed | None = None
+    in_units: Callable[[jax.Array], "Loss"] | None = None
 
     def __call__(self, predictions: jax.Array, targets: jax.Array, weights: jax.Array | None = None) -> jax.Array:
         """The mean of the row losses, `Σ w_n value_n / Σ w_n`; rows of weight zero do not count.
@@ -127,6 +130,10 @@ def _squared_error_bound(k):
     return 2.0 / k
 
 
+def _squared_error_in_units(unit):
+    return squared_error
+
+
 squared_error = Loss(
     _squared_error,
     _squared_error_gradient,
@@ -135,6 +142,7 @@ squared_error = Loss(
     quadratic=True,
     product=_squared_error_product,
     bound=_squared_error_bound,
+    in_units=_squared_error_in_units,
 )
 """`mean_k (z_k - y_k)²`: the mean square over rows and outputs, without a factor ½.
 
@@ -274,10 +282,10 @@ The mean is over rows and outputs, as for squared error. Gradient `(p - y) / k`,
 class _WithDelta:
     """`function(delta, …)`; unlike `functools.partial` two equal ones compare equal."""
 
-    function: Callable[..., jax.Array]
-    delta: float
+    function: Callable[..., Any]
+    delta: Any
 
-    def __call__(self, *arrays: jax.Array) -> jax.Array:
+    def __call__(self, *arrays: jax.Array) -> Any:
         return self.function(self.delta, *arrays)
 
 
@@ -323,11 +331,28 @@ def huber(delta: float = 1.0) -> Loss:
         raise ValueError(
             f"huber: delta is {delta}, but must be positive and finite; without a limit take jills.losses.squared_error"
         )
-    delta = float(delta)
-    value, gradient, curvature, product = (
-        _WithDelta(function, delta) for function in (_huber, _huber_gradient, _huber_curvature, _huber_product)
+    return _huber_loss(float(delta))
+
+
+def _huber_loss(delta: Any) -> Loss:
+    """Huber's loss for any δ, a traced one too."""
+    value, gradient, curvature, product, in_units = (
+        _WithDelta(function, delta)
+        for function in (_huber, _huber_gradient, _huber_curvature, _huber_product, _huber_in_units)
     )
-    return Loss(value, gradient, curvature, _squared_error_ideal_input, product=product, bound=_squared_error_bound)
+    return Loss(
+        value,
+        gradient,
+        curvature,
+        _squared_error_ideal_input,
+        product=product,
+        bound=_squared_error_bound,
+        in_units=in_units,
+    )
+
+
+def _huber_in_units(delta, unit):
+    return _huber_loss(delta / unit)
 
 
 __all__ = ["Allowed", "Loss", "huber", "sigmoid_cross_entropy", "softmax_cross_entropy", "squared_error"]

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jills.activations import Activation, identity
+from jills.arrays import cast, check_array, native_dtype, typed_keys
 from jills.linalg import matmul
 from jills.types import Activations, Layer, Params
 
@@ -78,8 +80,16 @@ class Network:
             key: a JAX random key.
             dtype: float32 or float64; None: JAX's default floating dtype.
             scale: factor on the standard deviation.
+
+        Raises:
+            ValueError: no key, several keys, or a dtype that is no floating one.
         """
+        key = typed_keys("key", key, "jax.random.key(0)")
+        if key.shape != ():
+            raise ValueError(f"key has shape {key.shape}, but must be one key; for several use jax.vmap(network.init)")
         dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"dtype is {dtype}, but must be float32 or float64")
         layers = []
         keys = jax.random.split(key, self.num_layers)
         for layer_key, fan_in, fan_out in zip(keys, self.sizes[:-1], self.sizes[1:], strict=True):
@@ -87,18 +97,44 @@ class Network:
             layers.append(Layer(both[:-1], both[-1]))
         return tuple(layers)
 
+    def check_params(self, params: Params) -> None:
+        """Raises ValueError where params are not those of this network: shapes, and one floating dtype for all."""
+        if not isinstance(params, tuple) or not all(isinstance(layer, Layer) for layer in params):
+            raise ValueError("params must be a tuple of jills.Layer(weight, bias); make them with network.init(key)")
+        for index, layer in enumerate(params):
+            check_array(f"params[{index}].weight", layer.weight, "is")
+            check_array(f"params[{index}].bias", layer.bias, "is")
+        expected = [((i, o), (o,)) for i, o in zip(self.sizes[:-1], self.sizes[1:], strict=True)]
+        given = [(np.shape(layer.weight), np.shape(layer.bias)) for layer in params]
+        if given != expected:
+            raise ValueError(
+                f"params have shapes {given}, but a network of sizes {self.sizes} has {expected}; "
+                f"make them with network.init(key){_several(given, expected)}"
+            )
+        dtypes = {native_dtype(leaf) for layer in params for leaf in layer}
+        if len(dtypes) > 1 or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+            names = ", ".join(sorted(map(str, dtypes)))
+            raise ValueError(f"params are {names}; all must be float32 or all float64")
+
     def forward(self, params: Params, inputs: jax.Array) -> Activations:
         """The activations `h^1 … h^L` of every layer; the last one is the prediction `(n, k)`.
 
+        Args:
+            params: of this network, of one floating dtype.
+            inputs: `(n, d)`; converted to the dtype of the params.
+
         Raises:
-            ValueError: inputs that are not `(n, d)`.
+            ValueError: params of another network, or inputs that are not `(n, d)` or no real numbers.
         """
+        self.check_params(params)
+        check_array("inputs", inputs)
         if jnp.ndim(inputs) != 2 or jnp.shape(inputs)[1] != self.sizes[0]:
             one = "; give one row as inputs[None, :]" if jnp.shape(inputs) == self.sizes[:1] else ""
             raise ValueError(
                 f"inputs have shape {jnp.shape(inputs)}, but network sizes {self.sizes} want (n, {self.sizes[0]}){one}"
             )
-        activations = []
+        activations, dtype = [], native_dtype(params[0].weight)
+        params, inputs = cast((params, inputs), dtype)
         for layer, activation in zip(params, self.activations, strict=True):
             inputs = activation.forward(total_input(layer, inputs))
             activations.append(inputs)
@@ -107,6 +143,13 @@ class Network:
     def predict(self, params: Params, inputs: jax.Array) -> jax.Array:
         """The prediction `h^L`, `(n, k)`, for inputs `(n, d)`."""
         return self.forward(params, inputs)[-1]
+
+
+def _several(given, expected):
+    """What may have been meant by params with further axes in front."""
+    if [(weight[-2:], bias[-1:]) for weight, bias in given] != expected:
+        return ""
+    return "; for those of several networks, as a sweep returns them, use jax.vmap, or take one with jax.tree.map"
 
 
 def total_input(layer: Layer, below: jax.Array) -> jax.Array:

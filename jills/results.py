@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jills.transformations import exported
+
 
 class Code(IntEnum):
     """What `State.result` holds. `Code(state.result)` of one member, or `==` on arrays of them."""
@@ -48,6 +50,7 @@ MESSAGES: dict[Code, str] = {
 """What each code means, and what to do."""
 
 
+@exported
 class Stop(NamedTuple):
     """When a member stops on its own. Numbers, so that other values do not compile again.
 

@@ -31,7 +31,10 @@ harms no neighbour. `a` and `b` are scaled by powers of two first, so that no sq
 However deep the `vmap`s around a solve, it sees one batch axis. On the CPU it then loops over that
 axis: batched LAPACK calls share the thread pool they run on and were seen to wait for each other
 for ever on two cores. Elsewhere it is one batched call, and the fallback is entered only if a
-member of the batch needs it. Reverse-mode derivatives through a solve are not supported.
+member of the batch needs it.
+
+Derivatives, in both modes, are those of the minimum-norm answer as long as the rank stays the same (Golub & Pereyra,
+SIAM J. Numer. Anal. 10, 1973); that of `rank` and `rcond` is zero.
 """
 
 import functools
@@ -45,6 +48,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 
 from jills.linalg import fold_batches, matmul
+from jills.transformations import alike
 
 
 class Solution(NamedTuple):
@@ -93,11 +97,13 @@ class Solver:
         """
         a, b = jnp.asarray(a), jnp.asarray(b)
         _check(a, b, weights)
+        a, b, ridge, weights = alike((a, b, jnp.asarray(ridge, a.dtype), weights))
         columns = b if b.ndim == 2 else b[:, None]
         if weights is not None:
             a, columns = _weigh(a, weights), _weigh(columns, weights)
-        one = _over_batch(self.method)(a[None], columns[None], jnp.asarray(ridge, a.dtype)[None])
-        solution = jax.tree.map(lambda leaf: leaf[0], one)
+        fixed = lax.stop_gradient((a[None], columns[None], ridge[None]))
+        solution = jax.tree.map(lambda leaf: leaf[0], _over_batch(self.method)(*fixed))
+        solution = solution._replace(x=_differentiable(solution.x, a, columns, ridge))
         return solution if b.ndim == 2 else solution._replace(x=solution.x[:, 0])
 
 
@@ -112,7 +118,9 @@ def _check(a, b, weights):
 
 def _weigh(rows, weights):
     weights = jnp.asarray(weights, rows.dtype)[:, None]
-    return jnp.where(weights > 0, jnp.sqrt(weights) * rows, jnp.zeros_like(rows))
+    used = weights > 0
+    root = jnp.sqrt(jnp.where(used, weights, jnp.ones_like(weights)))  # its slope at zero is infinite
+    return jnp.where(used, root * rows, jnp.zeros_like(rows))
 
 
 @functools.cache
@@ -122,7 +130,7 @@ def _over_batch(method):
     def one(a, b, ridge):
         valid, scale, a, b, ridge = _prepare(a, b, ridge)
         solution, trusted, rows, right = method(a, b, ridge)
-        solution = lax.cond(trusted, lambda: solution, lambda: _by_singular_values(rows, right))
+        solution = lax.cond(trusted, lambda: alike(solution, a), lambda: _by_singular_values(rows, right))
         return _restore(solution, valid, scale)
 
     def at_once(a, b, ridge):
@@ -131,12 +139,46 @@ def _over_batch(method):
         # One predicate for the whole batch, so that this stays a branch.
         solution = lax.cond(
             jnp.all(trusted),
-            lambda: solution,
+            lambda: alike(solution, a),
             lambda: jax.vmap(_choose)(trusted, solution, jax.vmap(_by_singular_values)(rows, right)),
         )
         return jax.vmap(_restore)(solution, valid, scale)
 
     return fold_batches(one, at_once)
+
+
+@jax.custom_jvp
+def _differentiable(x, a, b, ridge):
+    """`x`, found from the problem by whatever method, with the derivative that follows from the problem itself."""
+    return x
+
+
+@_differentiable.defjvp
+def _differentiable_jvp(primals, tangents):
+    """Of `(AᵀA + λI) x = Aᵀb`, and of what keeps `x` free of the null space of A."""
+    (x, a, b, ridge), (_, da, db, dridge) = primals, tangents
+    p = a.shape[1]
+    inverse, null_space = (one[0] for one in _factors_over_batch(a[None], ridge[None]))
+    mean = jnp.sum(jnp.square(a)) / p
+    change = dridge * mean + ridge * 2.0 * jnp.sum(a * da) / p  # of λ
+
+    def solve_normal(right):
+        return matmul(inverse, matmul(inverse.T, right))
+
+    right = matmul(da.T, b - matmul(a, x)) + matmul(a.T, db - matmul(da, x)) - change * x
+    return x, solve_normal(right) + matmul(null_space, matmul(da.T, matmul(a, solve_normal(x))))
+
+
+def _factors(a, ridge):
+    """The pseudo-inverse of `R`, `RᵀR = AᵀA + λI`, and the projection onto its null space, both `(p, p)`."""
+    valid, (size, _), a, none, ridge = _prepare(a, a[:, :0], ridge)
+    upper, _ = _triangle(a, none, ridge)
+    eye = jnp.eye(a.shape[1], dtype=a.dtype)
+    inverse = _by_singular_values(upper, eye).x
+    return jnp.where(valid, jnp.ldexp(inverse, -size), jnp.nan), eye - matmul(inverse, upper)
+
+
+_factors_over_batch = fold_batches(_factors, jax.vmap(_factors))
 
 
 def _prepare(a, b, ridge):

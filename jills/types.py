@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jills.transformations import exported
 
+
+@exported
 class Layer(NamedTuple):
     """The parameters θ of one layer: `total_input = activations_below @ weight + bias`."""
 
@@ -26,6 +29,7 @@ Activations = tuple[jax.Array, ...]
 """`h^1 … h^L`, each `(n, n_l)`; the last one is the prediction. `h^0` is the batch's inputs."""
 
 
+@exported
 class Batch(NamedTuple):
     """Rows to train on."""
 
@@ -34,6 +38,7 @@ class Batch(NamedTuple):
     weights: jax.Array | None = None  # (n,) not negative; a row of weight zero changes nothing
 
 
+@exported
 class State(NamedTuple):
     """One network in training. `activations` and `loss` belong to `params`, on the batch of the last step.
 
@@ -52,6 +57,7 @@ class State(NamedTuple):
     fingerprint: jax.Array | np.uint32 = np.uint32(0)  # () of the batch that `loss` and `best_*` belong to; 0: of none
 
 
+@exported
 class Info(NamedTuple):
     """What one step tells. In a run each leaf leads with `[T]`, in a sweep with `[H, S, T]`."""
 

@@ -41,6 +41,18 @@ def test_weights_of_any_size_mean_the_same_in_float32(size):
     np.testing.assert_allclose(ready.weights, 1 / 11, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "int8", "bool"])
+def test_weights_of_few_bits_are_rounded_to_no_fewer(kind, dtype):
+    """A third used to be .334 in bfloat16, and the last bit to depend on who divided."""
+    weights = jnp.asarray(np.arange(11) % 4, kind)
+    ready: Any = jax.jit(lambda batch: prepare(batch, dtype))(BATCH._replace(weights=weights))
+    expected = np.asarray(weights).astype(float) / np.asarray(weights).astype(float).sum()
+    np.testing.assert_allclose(ready.weights, expected, rtol=1e-6 if dtype == "float32" else 1e-15)
+    numpys: Any = np.asarray(weights)
+    np.testing.assert_array_equal(ready.weights, prepare(BATCH._replace(weights=numpys), dtype).weights)
+    assert mark(BATCH._replace(weights=weights), dtype) == mark(BATCH._replace(weights=numpys), dtype)
+
+
 def test_all_weights_zero_stay_zero():
     ready: Any = prepare(BATCH._replace(weights=np.zeros(11)), "float32")
     np.testing.assert_array_equal(ready.weights, 0)

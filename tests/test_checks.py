@@ -3,6 +3,8 @@
 import itertools
 import re
 import warnings
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
+import xarray
+from jax.experimental.sparse import BCOO
+from jax.tree_util import Partial
 
 import jills
 from jills import Batch, Layer, Network, activations, ills
@@ -53,7 +59,7 @@ def init(batch, params=None, algorithm=ILLS):
     return algorithm.init(make_params(algorithm.network) if params is None else params, batch)
 
 
-def run(batch, params=None, algorithm=ILLS):
+def run(batch, params=None, algorithm: Any = ILLS):
     params = make_params(algorithm.network) if params is None else params
     return jills.run(algorithm, algorithm.defaults, params, batch, 5)
 
@@ -481,7 +487,7 @@ def test_a_gradient_that_nobody_tells_of_stops_nothing():
 
 @pytest.mark.parametrize("keys", [np.arange(3), [0, 1], 7])
 def test_numbers_are_no_keys(keys):
-    with pytest.raises(ValueError, match=r"keys are int.*, but must be keys of JAX: jax.random.split"):
+    with pytest.raises(ValueError, match=r"keys are .*, but must be of JAX: jax.random.split"):
         jills.sweep(ADAM, ADAM.defaults, lambda key: (make_params(), GOOD), keys, 2)
 
 
@@ -491,3 +497,292 @@ def test_predictions_want_rows_of_the_right_width():
         NETWORK.predict(params, jnp.ones(3))
     with pytest.raises(ValueError, match=r"inputs have shape \(7, 2\), but network sizes \(3, 5, 2\) want \(n, 3\)"):
         NETWORK.predict(params, jnp.ones((7, 2)))
+
+
+# What the properties of test_doors.py have found, one of a kind with the right value
+
+
+FOREIGN = {
+    "a list": (GOOD.inputs.tolist(), "a list"),
+    "rows": (iter(GOOD.inputs), "a iterator"),
+    "a frame": (pd.DataFrame(GOOD.inputs), "a DataFrame"),
+    "a sparse matrix": (scipy.sparse.csr_matrix(GOOD.inputs), "a csr_matrix"),
+    "a sparse matrix of JAX": (BCOO.fromdense(jnp.asarray(GOOD.inputs)), "a BCOO"),
+    "a labelled array": (xarray.DataArray(GOOD.inputs), "a DataArray"),
+    "with units": (GOOD.inputs.view(Quantity), "a Quantity"),
+    "a matrix": (GOOD.inputs.view(np.matrix), "a matrix"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("name", FOREIGN)
+def test_the_line_that_a_refusal_tells_to_write_works(name):
+    inputs, kind = FOREIGN[name]
+    with pytest.raises(ValueError, match=f"inputs are {kind}, but must be an array of numbers; give ") as refused:
+        init(GOOD._replace(inputs=inputs))
+    line = str(refused.value).split("give ")[-1]
+    np.testing.assert_array_equal(eval(line, {"inputs": inputs, "numpy": np}), GOOD.inputs)
+
+
+def test_arrays_of_jax_that_are_gone_are_named():
+    gone = jnp.asarray(GOOD.targets)
+    gone.delete()
+    message = "are an array of JAX that was deleted or donated to another computation; keep a copy"
+    with pytest.raises(ValueError, match=f"targets {message}"):
+        run(GOOD._replace(targets=gone))
+    with pytest.raises(ValueError, match=r"params\[0\].bias is an array of JAX that was deleted"):
+        run(GOOD, (Layer(make_params()[0].weight, gone), make_params()[1]))
+
+
+def test_rows_of_weight_zero_may_hold_what_the_dtype_cannot():
+    """Warnings are errors here, and the cast to float32 used to warn."""
+    weights = changed(ones(n), 4, 0.0)
+    state, _ = run(Batch(changed(GOOD.inputs, 4, 1e300), GOOD.targets, weights), make_params(dtype="float32"), ADAM)
+    expected, _ = run(Batch(changed(GOOD.inputs, 4, 0.0), GOOD.targets, weights), make_params(dtype="float32"), ADAM)
+    np.testing.assert_array_equal(state.loss, expected.loss)
+
+
+def test_a_state_shares_no_memory_with_what_it_was_made_of():
+    """`init` used to keep the caller's own arrays where they happened to lie on a boundary of 64 bytes."""
+    room = np.zeros(1024)
+    place = -room.ctypes.data % 64 // 8
+    weight: Any = room[place : place + 15].reshape(3, 5)
+    weight[...] = make_params()[0].weight
+    state = ADAM.init((make_params()[0]._replace(weight=weight), make_params()[1]), GOOD)
+    weight[...] = 99.0
+    np.testing.assert_array_equal(state.params[0].weight, make_params()[0].weight)
+
+
+BAD_PARAMS = {
+    "lists": (
+        jax.tree.map(np.ndarray.tolist, make_params()),
+        r"params\[0\].weight is a list",
+    ),
+    "objects": (
+        jax.tree.map(lambda leaf: leaf.astype(object), make_params()),
+        r"params\[0\].weight is of dtype object",
+    ),
+    "masked": (jax.tree.map(np.ma.masked_array, make_params()), r"params\[0\].weight is a masked array"),
+    "of a sweep": (jax.tree.map(lambda leaf: leaf[None], make_params()), r"have shapes \[\(\(1, 3, 5\), .*jax.vmap"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PARAMS)
+def test_params_are_plain_arrays_too(name):
+    params, message = BAD_PARAMS[name]
+    for entry in (init, run, sweep):
+        with pytest.raises(ValueError, match=message):
+            entry(GOOD, params)
+    with pytest.raises(ValueError, match=message):
+        NETWORK.predict(params, GOOD.inputs)
+
+
+def test_params_of_64_bits_are_refused_where_jax_has_them_off():
+    with jax.enable_x64(False), pytest.raises(ValueError, match="params are float64, but JAX has 64 bits off; give"):
+        run(GOOD, make_params())
+
+
+@entries
+@pytest.mark.parametrize("name", ["big-endian", "Fortran order", "backwards"])
+def test_the_order_of_bytes_of_params_does_not_matter(entry, name):
+    states = [entry(GOOD, params, ADAM) for params in (make_params(), jax.tree.map(ORDERS[name], make_params()))]
+    one, other = (found if isinstance(found, jills.State) else found[0] for found in states)
+    np.testing.assert_array_equal(one.loss, other.loss)
+
+
+def test_a_state_may_come_in_any_order_of_bytes():
+    state = jax.tree.map(np.asarray, ADAM.init(make_params(), GOOD))
+    odd = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype.newbyteorder(">")), state)
+    for go_on in (lambda state: run(GOOD, state, ADAM)[0], lambda state: ADAM.observe(state, GOOD)):
+        jax.tree.map(np.testing.assert_array_equal, go_on(odd), go_on(state))
+
+
+def test_the_arguments_of_a_partial_are_held_to_the_same():
+    """They go straight into a compiled program, which misreads them."""
+
+    def problem(batch, key):
+        return make_params(), batch
+
+    def train(batch):
+        return jills.sweep(ADAM, ADAM.defaults, Partial(problem, batch), KEY[None], 2).state.loss
+
+    np.testing.assert_array_equal(train(GOOD), train(jax.tree.map(ORDERS["big-endian"], GOOD)))
+    with pytest.raises(ValueError, match=r"the arguments of problem's Partial are a DataFrame, .* give .*\.to_numpy"):
+        train(GOOD._replace(inputs=pd.DataFrame(GOOD.inputs)))
+    metrics = Partial(lambda inputs, params: NETWORK.predict(params, inputs), np.ma.masked_array(GOOD.inputs))
+    with pytest.raises(ValueError, match="the arguments of metrics's Partial are a masked array"):
+        jills.run(ADAM, ADAM.defaults, make_params(), GOOD, 2, metrics=metrics)
+
+
+# Steps outside of a trace, and a look at other rows
+
+
+NO_STATE: Any = make_params()
+
+
+def test_a_step_outside_of_a_trace_and_a_look_are_checked_as_a_start_is():
+    state = ADAM.init(make_params(), GOOD)
+    spoilt, message = BAD_BATCHES["a NaN input"]
+    for enter in (lambda state, batch: ADAM.step(ADAM.defaults, state, batch), ADAM.observe):
+        with pytest.raises(ValueError, match=message):
+            enter(state, spoilt)
+        with pytest.raises(ValueError, match="inputs are of dtype timedelta64"):
+            enter(state, GOOD._replace(inputs=np.ones((n, 3), "timedelta64[s]")))
+        with pytest.raises(ValueError, match="is of another algorithm, network, dtype or number of members"):
+            enter(ILLS.init(make_params(), GOOD), GOOD)
+        with pytest.raises(ValueError, match=r"the state to go on from is .*, but must be a jills.State, such as"):
+            enter(NO_STATE, GOOD)
+    with pytest.raises(ValueError, match=r"learning_rate is -1, but must lie in \(0, "):
+        ADAM.step(jills.adam.Hparams(-1.0), state, GOOD)
+
+
+def test_one_number_lets_all_go_on_and_a_number_of_python_may_stand_in_a_state():
+    state, _ = jills.run(ADAM, ADAM.defaults, make_params(), GOOD, 2, stop=jills.Stop(target_loss=1e9))
+    for result in (0, jills.results.RUNNING, np.int64(0), jnp.zeros((), "uint8")):
+        go_on: Any = state._replace(result=result, loss=float(state.loss))
+        after, _ = run(GOOD, go_on, ADAM)
+        assert after.step == state.step + 5
+    many: Any = 10**46
+    for wrong in (state._replace(result=many), state._replace(step=many), state._replace(step=0.5)):
+        with pytest.raises(ValueError, match=r"\.(result|step) is (1000|0\.5).*, but int32\[\] is expected"):
+            run(GOOD, wrong, ADAM)
+
+
+def test_activations_that_were_left_out_of_a_state_are_found_anew():
+    """Zeros used to take their place, and ILLS trained on them."""
+    state, _ = run(GOOD)
+    light = state._replace(activations=())
+    jax.tree.map(np.testing.assert_array_equal, run(GOOD, light), run(GOOD, state))
+    one, other = (ILLS.step(ILLS.defaults, each, GOOD)[0] for each in (light, state))
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+
+
+# Hyperparameters as numbers
+
+
+@pytest.mark.parametrize(
+    ("hparams", "message"),
+    [
+        (jills.adam.Hparams(1e-46), r"learning_rate is 1e-46, which in float32 is 0, but must lie in \(0, "),
+        (jills.adam.Hparams(b1=1 - 1e-9), r"b1 is 0.999999999, which in float32 is 1, but must lie in \[0, 1\)"),
+        (jills.adam.Hparams(b2=np.float64(1 - 1e-9)), r"b2 is 0.999999999, which in float32 is 1, but"),
+    ],
+)
+def test_what_rounds_out_of_its_limits_is_refused(hparams, message):
+    """With b1 = 1 Adam divides zero by zero; with a rate of zero it stands still."""
+    ADAM.check(hparams)
+    params = make_params(dtype="float32")
+    for call in (
+        partial(jills.run, ADAM, hparams, params, GOOD, 2),
+        partial(jills.sweep, ADAM, hparams, lambda key: (params, GOOD), KEY[None], 2),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+NO_NUMBERS = [0.1 + 0j, np.complex64(0.1), Decimal("0.1"), Fraction(1, 10), 10**400, pd.Series([0.1]), np.array("0.1")]
+NO_NUMBERS += [np.array(0.1, object), np.ma.masked_array(0.1, True), np.timedelta64(1), KEY]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS, ids=lambda number: type(number).__name__)
+def test_what_is_no_real_number_is_no_hyperparameter_no_limit_and_no_axis(number):
+    for call in (
+        lambda: jills.run(ADAM, jills.adam.Hparams(number), make_params(), GOOD, 2),
+        lambda: jills.run(ADAM, ADAM.defaults, make_params(), GOOD, 2, stop=jills.Stop(number)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"must be a number or an array of numbers|must be a jills.Stop of numbers"
+        ):
+            call()
+    if not isinstance(number, pd.Series):
+        with pytest.raises(
+            ValueError, match=r"product: learning_rate is .*, but must be a number or a list of numbers"
+        ):
+            jills.product(jills.adam.Hparams, learning_rate=number)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16, np.array, partial(np.array, dtype=">f8"), jnp.asarray])
+def test_numbers_of_any_kind_are_hyperparameters(kind):
+    states = [jills.run(ADAM, jills.adam.Hparams(rate), make_params(), GOOD, 3)[0] for rate in (0.5, kind(0.5))]
+    np.testing.assert_array_equal(states[0].loss, states[1].loss)
+
+
+def test_a_hyperparameter_that_there_is_not_is_named():
+    with pytest.raises(ValueError, match="product: there is no rate; the hyperparameters are learning_rate, ridge"):
+        jills.product(ills.Hparams, rate=[0.1])
+
+
+# Functions, keys and counts
+
+
+def test_what_is_no_algorithm_no_function_or_no_member_is_named():
+    problem = lambda key: (make_params(), GOOD)  # noqa: E731 for a table
+    table: dict[str, Any] = {
+        r"algorithm is <module 'jills.adam'.*, but must be what a build returns": (jills.adam, problem, None),
+        "problem is .*, but must be a function": (ADAM, [make_params(), GOOD], None),
+        "metrics is 7, but must be a function": (ADAM, problem, 7),
+        r"problem\(key\) returned None, but must return a jills.Member\(params, batch\)": (
+            ADAM,
+            lambda key: None,
+            None,
+        ),
+        r"problem\(key\) returned Batch.*, but must return": (ADAM, lambda key: GOOD, None),
+    }
+    for message, (algorithm, function, metrics) in table.items():
+        with pytest.raises(ValueError, match=message):
+            jills.sweep(algorithm, ADAM.defaults, function, KEY[None], 2, metrics=metrics)
+    with pytest.raises(ValueError, match=r"algorithm is Network.*, but must be what a build returns"):
+        jills.run(NETWORK, ADAM.defaults, make_params(), GOOD, 2)  # pyright: ignore[reportArgumentType] on purpose
+
+
+def test_old_keys_may_come_in_any_order_of_bytes():
+    draw = lambda _, key: jax.random.normal(key)  # noqa: E731 used twice
+    raw: Any = np.asarray(jax.random.key_data(KEY[None]))
+    expected = jills.grid(draw, ADAM.defaults, KEY[None])
+    np.testing.assert_array_equal(jills.grid(draw, ADAM.defaults, raw.astype(">u4")), expected)
+
+
+@pytest.mark.parametrize("key", [7, "a", None, np.arange(2), KEY[None]])
+def test_a_network_is_drawn_from_one_key(key):
+    with pytest.raises(ValueError, match=r"key is .*, but must be of JAX: jax.random.key|key has shape \(1,\), but"):
+        NETWORK.init(key)
+
+
+def test_counts_of_few_bits_do_not_overflow():
+    """40 bytes of records a step, times the steps, is more than 255."""
+    few: Any = np.uint8(200)
+    result = jills.sweep(ADAM, ADAM.defaults, lambda key: (make_params(), GOOD), KEY[None], few)
+    assert result.info.loss.shape == (1, 1, 200)
+
+
+@pytest.mark.parametrize("count", [True, "3", 2**31, np.array([3])])
+def test_what_is_no_count_is_refused(count):
+    with pytest.raises(ValueError, match=r"run: num_steps is .*, but must be at least 1, and an integer below 2\*\*31"):
+        jills.run(ADAM, ADAM.defaults, make_params(), GOOD, count)
+
+
+# Predictions
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">f4", "int32", "float16", "longdouble", "bool"])
+def test_predictions_are_those_of_the_plain_copy(dtype):
+    params = make_params(dtype="float32")
+    inputs: Any = np.round(2 * np.asarray(GOOD.inputs)).astype(dtype)
+    found = NETWORK.predict(params, inputs)
+    assert found.dtype == "float32"
+    hidden = np.tanh(inputs.astype("float64") @ params[0].weight + params[0].bias)
+    np.testing.assert_allclose(found, hidden @ params[1].weight + params[1].bias, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NO_ARRAYS)
+def test_predictions_are_refused_what_is_no_plain_array(name):
+    inputs, message = NO_ARRAYS[name]
+    with pytest.raises(ValueError, match=message):
+        NETWORK.predict(make_params(), inputs)
+
+
+def test_predictions_want_the_params_of_the_network():
+    with pytest.raises(ValueError, match=r"params have shapes .*, but a network of sizes \(3, 5, 2\) has"):
+        NETWORK.predict(make_params()[:1], GOOD.inputs)
+    with pytest.raises(ValueError, match="params are float32, float64; all must be float32 or all float64"):
+        NETWORK.predict(tuple(Layer(w, b.astype("float32")) for w, b in make_params()), GOOD.inputs)

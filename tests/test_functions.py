@@ -245,7 +245,27 @@ OF_JAX: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", EQUAL)
+NOT_READ = {
+    *(
+        "module",
+        "module in module",
+        "module closed over",
+        "module closed over, nested",
+        "attribute of an object",
+        "object",
+        "slots",
+        "method",
+        "method, escaping",
+        "method, capturing",
+        "list of a class",
+        "set",
+        "member",
+    ),
+}
+"""Of these, what may change without a trace; they are compared as Python does."""
+
+
+@pytest.mark.parametrize("name", [name for name in EQUAL if name not in NOT_READ])
 def test_functions_made_anew_with_equal_contents_share_a_program(name):
     for number in (1, 2.5, -0.0):
         assert told(EQUAL[name](number)) == repr(number)
@@ -260,7 +280,7 @@ def test_functions_made_anew_give_their_own_numbers(name):
         assert told((EQUAL | UNSEEN)[name](number)) == repr(number)
 
 
-@pytest.mark.parametrize("name", OF_JAX)
+@pytest.mark.parametrize("name", ["grad", "value_and_grad", "linear_transpose"])
 def test_transformed_functions_share_a_program(name):
     ones = jnp.ones(3) if name == "vmap" else jnp.ones(())
     for number in (1.0, 2.5):
@@ -270,6 +290,7 @@ def test_transformed_functions_share_a_program(name):
         assert TRACES == []
 
 
+READ = [make for name, make in EQUAL.items() if name not in NOT_READ]
 INNERMOST = st.sampled_from([*EQUAL.values(), *UNSEEN.values()])
 CALLS = st.tuples(INNERMOST, st.lists(st.sampled_from([*AROUND.values()]), max_size=3), st.sampled_from(NUMBERS))
 
@@ -285,14 +306,16 @@ def test_functions_around_others_give_their_own_numbers(calls):
         assert told(function) == repr(number)
 
 
+READ_AROUND = [AROUND[name] for name in AROUND if name not in ("static method", "module", "object", "method")]
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.sampled_from([*EQUAL.values()]), st.lists(st.sampled_from([*AROUND.values()]), max_size=3))
+@given(st.sampled_from(READ), st.lists(st.sampled_from(READ_AROUND), max_size=3))
 def test_wrapped_functions_made_anew_share_a_program(make, around):
     one, other = make(2.5), make(2.5)
     for wrap in around:
         one, other = wrap(one), wrap(other)
-    classes = AROUND["static method"] in around  # one of its own each time
-    assert (Static(one) == Static(other)) != classes
+    assert Static(one) == Static(other)
 
 
 def set_item(n):
@@ -317,16 +340,6 @@ def set_under_a_view(n):
     return lambda x: view[0].item(), lambda new: array.__setitem__(0, new)
 
 
-def set_attribute(n):
-    thing = Mutable(n)
-    return thing.method, lambda new: setattr(thing, "number", new)
-
-
-def set_attribute_far_away(n):
-    thing = Mutable(n)
-    return partial(lambda g, x: g(x), thing.captured), lambda new: setattr(thing, "number", new)
-
-
 def set_cell(n):
     def function(x):
         return n
@@ -346,101 +359,6 @@ def set_global(n):
 def set_helper(n):
     space = run_source(f"def g(): return {n!r}\ndef f(x): return g()")
     return space["f"], lambda new: exec(f"def g(): return {new!r}", space)
-
-
-def set_module(n):
-    helpers = module("helpers", f=lambda: n)
-    function = run_source("f = lambda x: helpers.f()", helpers=helpers)["f"]
-    return function, lambda new: setattr(helpers, "f", lambda: new)
-
-
-def set_class(n):
-    space = run_source("class C:\n    def f(self, x): return self.number\n    number = N", N=n)
-    return space["C"]().f, lambda new: setattr(space["C"], "number", new)
-
-
-def set_method(n):
-    space = run_source("class C:\n    def f(self, x): return self.g()")
-    space["C"].g = lambda self: n
-    return space["C"]().f, lambda new: setattr(space["C"], "g", lambda self: new)
-
-
-def set_static_method(n):
-    space = run_source("class C: pass\nf = lambda x: C.f(x)")
-    change = lambda new: setattr(space["C"], "f", staticmethod(lambda x: new))  # noqa: E731 called at once
-    change(n)
-    return space["f"], change
-
-
-def set_base(n):
-    space = run_source("class A: number = N\nclass B(A): pass\nthing = B()\nf = lambda x: g(thing)", N=n, g=outside)
-    return space["f"], lambda new: setattr(space["A"], "number", new)
-
-
-def set_behind_a_property(n):
-    text = "class C:\n    @property\n    def number(self): return N\nthing = C()\nf = lambda x: g(thing)"
-    space = run_source(text, N=n, g=outside)
-    return space["f"], lambda new: space.update(N=new)
-
-
-def set_under_a_property(n):
-    """Which hides an attribute of the object with the same name."""
-    text = "class C:\n    @property\n    def number(self): return self.own\n    def f(self, x): return self.number"
-    thing = run_source(text)["C"]()
-    vars(thing).update(number=0, own=n)
-    return thing.f, lambda new: setattr(thing, "own", new)
-
-
-def set_behind_a_decorated_property(n):
-    """Whose function takes the object among `*args`."""
-    text = "class C:\n    number = property(decorated(lambda self: self.own))\n    def f(self, x): return self.number"
-    thing = run_source(text, decorated=decorated)["C"]()
-    thing.own = n
-    return thing.f, lambda new: setattr(thing, "own", new)
-
-
-def set_behind_a_decorated_method(n):
-    text = "class C:\n    @decorated\n    def f(self, x): return self.own"
-    thing = run_source(text, decorated=decorated)["C"]()
-    thing.own = n
-    return thing.f, lambda new: setattr(thing, "own", new)
-
-
-def set_behind_its_own_method(n):
-    thing = run_source("class C:\n    def f(self, x): return self.f.__self__.own")["C"]()
-    thing.own = n
-    return thing.f, lambda new: setattr(thing, "own", new)
-
-
-def set_on_an_argument_of_another_name(n):
-    thing = run_source("class C:\n    def f(self, x):\n        x = self\n        return x.own")["C"]()
-    thing.own = n
-    return thing.f, lambda new: setattr(thing, "own", new)
-
-
-def set_behind_a_descriptor(n):
-    text = "class D:\n    def __get__(self, thing, kind): return thing.own\n"
-    thing = run_source(text + "class C:\n    number = D()\n    def f(self, x): return self.number")["C"]()
-    thing.own = n
-    return thing.f, lambda new: setattr(thing, "own", new)
-
-
-def set_behind_a_lookup(n):
-    text = (
-        "class C:\n    def f(self, x): return self.number\n    number = 0\n"
-        "    def __getattribute__(self, name):\n"
-        "        get = object.__getattribute__\n"
-        "        return get(self, 'own') if name == 'number' else get(self, name)"
-    )
-    thing = run_source(text)["C"]()
-    thing.own = n
-    return thing.f, lambda new: setattr(thing, "own", new)
-
-
-def set_on_a_tuple(n):
-    pair = run_source("class Marked(P): pass", P=Pair)["Marked"](1, 2)
-    pair.number = n
-    return lambda x: outside(pair), lambda new: setattr(pair, "number", new)
 
 
 def set_in_the_name_of_another(n):
@@ -609,8 +527,8 @@ def test_codes_are_told_apart():
     assert set(functions) == {Static(eval(f"lambda x: {code}")) for code in CODES}
 
 
-def test_tables_and_modules_tell_codes_apart():
-    """Of equal bytes: where exceptions go, and, inside packages that are not read, where globals are looked up."""
+def test_tables_of_exceptions_tell_codes_apart():
+    """Of equal bytes: where exceptions go."""
 
     def guarded(x):
         try:
@@ -620,17 +538,6 @@ def test_tables_and_modules_tell_codes_apart():
 
     code = guarded.__code__
     assert read(code) != read(code.replace(co_exceptiontable=b""))
-    one, other, again = (types.FunctionType(code, {"__name__": f"jax.{name}"}) for name in ("one", "other", "one"))
-    assert read(one) == read(one)
-    assert len({read(each) for each in (one, other, again)}) == 3
-
-
-def test_reading_changes_nothing_that_is_read():
-    """Python keeps notes on a class whose objects are taken apart for the first time."""
-    space = run_source("import abc\nclass C(abc.ABC):\n    def __call__(self, x): return self.number")
-    thing = space["C"]()
-    thing.number = 1.0
-    assert read(thing) == read(thing)
 
 
 def test_what_is_shared_is_told_apart():

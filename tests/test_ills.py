@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract import init, step
+from contract import NETWORK, init, problem, step
 from reference import Leaky, Sigmoid, Tanh
 from reference import step as reference_step
 
@@ -227,3 +227,17 @@ def test_build_refuses_what_has_no_ideal_input():
     loss = jills.Loss(lambda z, y: z[:, 0], lambda z, y: z, lambda z, y: z[..., None])
     with pytest.raises(ValueError, match="no ideal total input"):
         ills.build(jills.Network((3, 1)), loss)
+
+
+@pytest.mark.parametrize("power", [-40, 40])
+@pytest.mark.parametrize("solver", [solvers.lstsq, solvers.qr, solvers.cholesky], ids=["lstsq", "qr", "cholesky"])
+def test_the_units_of_the_targets_do_not_matter(solver, power, key):
+    """With the identity as output, and a ridge that is relative: a power of two changes no digit, in float32."""
+    algorithm, unit = ills.build(NETWORK, solver=solver), np.float32(2.0**power)
+    params, batch = problem(key, "float32")
+    moved = (params[0], jills.Layer(params[1].weight * unit, params[1].bias * unit))
+    hparams = ills.Hparams(0.3, 1e-3)
+    state, info = jills.run(algorithm, hparams, params, batch, 5)
+    other, scaled = jills.run(algorithm, hparams, moved, batch._replace(targets=batch.targets * unit), 5)
+    np.testing.assert_array_equal(scaled.loss, info.loss * unit**2)
+    np.testing.assert_array_equal(other.params[0].weight, state.params[0].weight)

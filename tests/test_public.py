@@ -34,7 +34,8 @@ FIELDS = {
     "adam.Hparams": "learning_rate b1 b2 eps",
 }
 LAYERS = [
-    {"types", "activations", "linalg", "bytecode"},
+    {"transformations"},
+    {"types", "activations", "arrays", "linalg"},
     {"network", "batches", "hparams", "states", "contents"},
     {"losses", "solvers", "conjugate_gradients", "results", "functions"},
     {"checks", "targets"},
@@ -49,15 +50,16 @@ WINGS = {
         {"linearization", "damping"},
         {"coordinates"},
         {"block", "kronecker", "blocks"},
+        {"rows"},
         {"model"},
         {"dense", "iterative", "line_search"},
-        {"solve"},
+        {"solve", "start"},
         {"full_batch"},
         {"minibatch"},
         {"__init__"},
     ],
     "training": [
-        {"run", "diagnosis", "progress", "structure"},
+        {"run", "diagnosis", "progress", "structure", "memory"},
         {"chunks", "description"},
         {"result"},
         {"checkpoint"},

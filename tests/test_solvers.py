@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+from typing import Any
 from unittest import mock
 
 import jax
@@ -416,3 +417,47 @@ def test_entries_of_any_size(name, size, ridge):
 @pytest.mark.parametrize("name", ["lstsq", "qr", "cholesky"])
 def test_a_negative_ridge_gives_nan(name):
     assert jnp.isnan(getattr(solvers, name)(jnp.eye(3), jnp.ones(3), -1.0)).all()
+
+
+def assert_derivatives(function, primals, tangents, slope):
+    """In forward and in reverse mode, with a `vmap` around each as for many members."""
+    forward = jax.jit(jax.vmap(lambda *one: jax.jvp(function, primals, one)[1]))(*(one[None] for one in tangents))
+    np.testing.assert_allclose(forward[0], slope, rtol=1e-6, atol=1e-8)
+    cotangent = np.random.default_rng(3).standard_normal(slope.shape)
+    backward = jax.jit(jax.vmap(lambda one: jax.vjp(function, *primals)[1](one)))(cotangent[None])
+    total = sum(np.vdot(one[0], tangent) for one, tangent in zip(backward, tangents, strict=True))
+    np.testing.assert_allclose(total, np.vdot(cotangent, slope), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "rank"), [(n, p), (n, 3), (3, 3)], ids=["full rank", "rank deficient", "wide"])
+def test_derivatives_are_those_of_the_shortest_answer(rows, rank):
+    """Along a path of matrices of the same rank, against differences of NumPy's."""
+    rng, width = np.random.default_rng(2), 1e-6
+    pairs = [rng.standard_normal((2, *shape)) for shape in ((rows, rank), (rank, p), (rows, k))]
+    (left, left_change), (right, right_change), (b, b_change) = pairs
+
+    def answer(t):
+        return reference((left + t * left_change) @ (right + t * right_change), b + t * b_change)
+
+    slope = (answer(width) - answer(-width)) / (2 * width)
+    change = left_change @ right + left @ right_change
+    assert_derivatives(solvers.lstsq, (left @ right, b), (change, b_change), slope)
+
+
+def test_derivatives_in_ridge_and_weights():
+    """Against differences of the normal equations; a weight of zero takes no part."""
+    a, b = problem()
+    rng, width = np.random.default_rng(2), 1e-6
+    primals: Any = (a, b, np.asarray(0.3), np.arange(n) / n)
+    tangents = tuple(rng.standard_normal(np.shape(one)) for one in primals)
+    tangents[3][0] = 0.0
+
+    def answer(t):
+        a, b, ridge, weights = (one + t * change for one, change in zip(primals, tangents, strict=True))
+        gram = a.T @ (weights[:, None] * a)
+        return np.linalg.solve(gram + ridge * np.trace(gram) / p * np.eye(p), a.T @ (weights[:, None] * b))
+
+    slope = (answer(width) - answer(-width)) / (2 * width)
+    assert_derivatives(solvers.qr, primals, tangents, slope)
+    weights = jax.grad(lambda weights: jnp.sum(solvers.qr(a, b, primals[2], weights)))(primals[3])
+    assert weights[0] == 0

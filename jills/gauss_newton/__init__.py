@@ -19,18 +19,23 @@ the depth; `default_blocks` tells which. Steps on minibatches are another class,
 
 Three ways to solve, chosen by size (`Automatic`; `linear_solver=` takes another choice):
 
-* an output layer with the identity and squared error is exactly quadratic: solved undamped but for
-  `λ = ε`, by conjugate gradients to rounding (with weight decay or not): its least squares;
+* an output layer with the identity and squared error is exactly quadratic: solved undamped but for `λ = ε`, by
+  conjugate gradients to rounding (with weight decay or not), preconditioned by the second moment of all rows: its least
+  squares, the shortest where there are several. Where its inputs and the rows are both more than 2048, the moment is
+  that of 1024 rows, and twelve products lead towards it, not always to it;
 * a block of up to 100 parameters: its Gram matrix, by Cholesky, or its rows by one of `jills.solvers`;
 * any other: conjugate gradients on `G` as a product, with a Kronecker preconditioner. Preconditioner
   and D are taken once a step, before the first such block, for the sake of time; the gradient and the products
   are always those of the present parameters. The block of all layers starts from the direction
-  that the step before took.
+  that the step before took. A factor much wider than there are rows is kept as its columns, so that nothing grows with
+  the square of a width; with more than 32 outputs each row stands for one random combination of them (`kronecker`).
 
-Inside the solves of the first layer the inputs are centred and scaled (`coordinates`):
-a damping of `I` could not hold inputs of 1e6 and of 1 together. On a full batch with squared error and the identity
-as output, targets and the output layer's parameters are taken in units of the targets' size, a power of two, so that
-nothing depends on the units that the targets came in. λ and D mean those coordinates.
+Units. Inside the solves of the first layer the inputs are centred and scaled (`coordinates`): a damping of `I` could
+not hold inputs of 1e6 and of 1 together. Where the loss knows its units (squared error, Huber's) and the output is the
+identity, targets and the output layer's parameters are taken in units of the targets' size, a power of two. λ and D
+mean these coordinates; no floor is absolute. A start that was drawn for data of size one is adapted in the first step
+(`start`): an output layer that dwarfs the targets is shrunk, and a first layer whose total inputs have a root mean
+square above 30, or hardly vary, is taken for scaled inputs. The step is kept only if it ends below the start given.
 
 References: Levenberg 1944; Marquardt 1963; Nielsen 1999 (damping); Martens & Grosse 2015
 (arXiv 1503.05671, preconditioner); Schraudolph 2002 (products with Gauss–Newton matrices).

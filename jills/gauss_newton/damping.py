@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jills.transformations import exported
+
 LARGEST_DAMPING = 1e8
 
 
+@exported
 class Damping(NamedTuple):
     """λ of all blocks, and what it needs to remember."""
 

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jills import linalg
 from jills.gauss_newton.model import Model
-from jills.linalg import Vector, flatten, identity_like, matmul, unflatten
+from jills.linalg import HIGHEST, Vector, flatten, matmul, positive, unflatten
 from jills.solvers import Solver
 
 MOST_ENTRIES = 2**24  # of the dense Jacobian of a block: 64 MB in float32
+MOST_PER_ROW = 2**11  # of these, outputs times parameters: with many outputs, products are cheaper
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,18 @@ class Dense:
         jacobian = linear.jacobian()
         p = jacobian.shape[1]
         curved = objective.curve_all(linear.current.prediction, jacobian)
-        gram = jnp.sum(matmul(jacobian, jnp.swapaxes(curved, 1, 2)), axis=0)
-        eye = identity_like(gram)
+        gram = lax.dot_general(jacobian, curved, (((0, 2), (0, 2)), ((), ())), precision=HIGHEST)
+        eye = jnp.eye(p, dtype=gram.dtype)
         # Below this share of its mean diagonal the Gram matrix holds nothing but rounding.
         floor = p * float(jnp.finfo(gram.dtype).eps)
         decays = _of_each(model, model.decays)
-        shift = jnp.maximum(damping, floor) * (jnp.trace(gram) + jnp.sum(decays)) / p
+        shift = positive(jnp.maximum(damping, floor) * (jnp.trace(gram) + jnp.sum(decays)) / p)
         gram = 0.5 * (gram + gram.T) + decays[:, None] * _penalty(model, eye)
         right = -flatten(model.gradient)
         if self.rows is not None and objective.loss.quadratic:
             x = _by_rows(self.rows, model, jacobian, shift)
         else:
-            tiny = float(jnp.finfo(gram.dtype).tiny) ** 0.5
-            x = linalg.solve(gram + (shift + tiny) * eye, right)
+            x = linalg.solve(gram + shift * eye, right)
         decrease = jnp.dot(right, x) - 0.5 * jnp.dot(x, matmul(gram, x))
         return unflatten(x, model.gradient), decrease
 
@@ -62,7 +63,7 @@ def _penalty(model, eye):
     if model.linear.scaling is None:
         return eye
     outputs = model.gradient[0].shape[1]
-    first = jnp.kron(model.linear.scaling.square(), jnp.eye(outputs, dtype=eye.dtype))
+    first = jnp.kron(model.linear.scaling.square().matrix(), jnp.eye(outputs, dtype=eye.dtype))
     return eye.at[: first.shape[0], : first.shape[0]].set(first)
 
 
@@ -81,4 +82,4 @@ def _by_rows(solver, model, jacobian, shift):
     right = jnp.concatenate([right, -decay * flatten(list(linear.params))])
     # The ridge of a solver is relative to the mean square of the columns.
     mean = jnp.sum(jnp.square(rows)) / p
-    return solver(rows, right, shift / jnp.where(mean > 0, mean, jnp.ones_like(mean)))
+    return solver(rows, right, shift / positive(mean))

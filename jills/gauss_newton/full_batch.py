@@ -9,19 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import results
-from jills.activations import identity
 from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import LARGEST_DAMPING, Damping, follow, undisturbed
-from jills.gauss_newton.line_search import Position, backtrack, shrunk
+from jills.gauss_newton.line_search import Position, backtrack
 from jills.gauss_newton.linearization import Block
-from jills.gauss_newton.model import Model, Objective, Rows
+from jills.gauss_newton.model import Model, Objective, has_units, is_quadratic
+from jills.gauss_newton.rows import Rows, size_of
 from jills.gauss_newton.solve import Automatic, propose
+from jills.gauss_newton.start import fitted, lower
 from jills.hparams import Limit, by_keyword
 from jills.linalg import add
+from jills.transformations import exported
 from jills.types import Batch, Info, Params, State
 
 
+@exported
 @by_keyword
 class Hparams(NamedTuple):
     """The hyperparameters of layerwise Gauss–Newton on a full batch, by keyword; scalars, or `(H,)` in a sweep."""
@@ -36,6 +39,7 @@ class Hparams(NamedTuple):
     )
 
 
+@exported
 class Detail(NamedTuple):
     """The signs of health of a Gauss–Newton step; its defaults stand for a member that has stopped."""
 
@@ -46,6 +50,10 @@ class Detail(NamedTuple):
     products: int | jax.Array = 0  # () int32, conjugate-gradient products in all blocks
 
 
+LOOPS = "its line searches and conjugate gradients take as many turns as the data ask, and JAX keeps no record of those"
+
+
+@exported
 class Inner(NamedTuple):
     """What is kept between steps."""
 
@@ -62,6 +70,7 @@ class FullBatch(Algorithm):
 
     defaults: ClassVar = Hparams()
     blank_detail: ClassVar = Detail()
+    forward_mode_only: ClassVar = LOOPS
     tells_loss: ClassVar = True
 
     def start(self, params: Params) -> Inner:
@@ -74,18 +83,16 @@ class FullBatch(Algorithm):
         return self.blocks[-1] == (0, self.network.num_layers - 1)
 
     def precompute(self, batch: Batch) -> Rows:
-        """The inputs centred and scaled, and the unit of the targets, once for all steps."""
-        return Rows.of(batch, in_units=self.loss.quadratic and self.network.output == identity)
+        """The inputs centred and scaled, their second moment, and the unit of the targets, once for all steps."""
+        unit = size_of(batch, not self.loss.quadratic) if has_units(self.network, self.loss) else None
+        exact = is_quadratic(self.network, self.loss, (0, 0))
+        return Rows.of(batch, unit, exact).with_moment(exact)
 
     def update(self, hparams: Any, state: State, batch: Any) -> tuple[State, Detail]:
         """Every block in turn; the line searches know the loss of the new parameters already."""
-        objective = Objective(self.network, self.loss, batch, hparams.weight_decay)
-        matrices = objective.in_units(linearization.stack(state.params))
-        current = objective.forward(matrices)
-        loss = objective.loss_of(current.prediction)
-        start = position = Position(matrices, current, loss, loss + objective.penalty(matrices))
-        if objective.rows.unit is not None:
-            position = shrunk(objective, start)
+        objective = Objective.of(self.network, self.loss, batch, hparams.weight_decay)
+        start = Position.of(objective, objective.in_units(linearization.stack(state.params)))
+        position = fitted(objective, start, state.step)
         lambdas, last_change = hparams.damping * state.inner.damping.factor, state.inner.last_change
         preconditioners, proposals, shares, gains = None, [], [], []
         for index, block in enumerate(self.blocks):
@@ -104,6 +111,7 @@ class FullBatch(Algorithm):
             promised = jnp.where(proposal.decrease > 0, proposal.decrease, 1.0)
             gains.append((position.value - new.value) / promised)
             position = new
+        kept, position = lower(start, position)
         share, gain = jnp.stack(shares), jnp.stack(gains)
         # A block that is solved exactly has no use for λ.
         free = np.array([not objective.is_quadratic(block) for block in self.blocks])
@@ -112,7 +120,7 @@ class FullBatch(Algorithm):
             gradient_norm=objective.gradient_norm(start.matrices, start.current),
             objective=objective.true(start.value),
             damping=jnp.max(lambdas),
-            accepted=jnp.sum(share > 0, dtype=jnp.int32),  # a sum of int32 is int64 where 64 bits are on
+            accepted=jnp.sum(kept & (share > 0), dtype=jnp.int32),  # a sum of int32 is int64 where 64 bits are on
             products=add([proposal.products for proposal in proposals]),
         )
         params = linearization.split(objective.out_of_units(position.matrices))

@@ -1,32 +1,25 @@
 """Blocks of any size: conjugate gradients on the model's products, with a Kronecker preconditioner."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
+from jills.batches import mix
 from jills.conjugate_gradients import ConjugateGradients
 from jills.gauss_newton import kronecker
 from jills.gauss_newton.block import LinearBlock
-from jills.gauss_newton.kronecker import Preconditioner
+from jills.gauss_newton.kronecker import Diagonal, DiagonalInverse, Factor, FullInverse, Layer, Preconditioner
 from jills.gauss_newton.linearization import Block, Pass
 from jills.gauss_newton.model import Model, Objective, one_sensitivity, roots_of
-from jills.linalg import Vector, add, dot
+from jills.linalg import Vector, add, dot, positive
 from jills.network import Network
 
 Preconditioners = dict[int, Preconditioner]
 """Of some layers, by their number; blocks and steps may share them."""
-
-
-def blank_preconditioners(network: Network, dtype) -> Preconditioners:
-    """Those of every layer, before anything is known of it."""
-
-    def blank(fan_in, fan_out):
-        return Preconditioner(*(jnp.zeros(shape, dtype) for shape in ((fan_in + 1,) * 2, (fan_out,) * 2, ())))
-
-    return {layer: blank(*widths) for layer, widths in enumerate(pairwise(network.sizes))}
 
 
 def preconditioners(
@@ -39,12 +32,28 @@ def preconditioners(
     return _preconditioners(objective, linear, roots, dampings)
 
 
+def blank_preconditioners(network: Network, num_rows: int, dtype) -> Preconditioners:
+    """Those of every layer before anything is known of it; none where one is not a matrix for so many rows."""
+    *others, k = network.sizes
+    if kronecker.is_wide(max(others) + 1, num_rows):
+        return {}
+
+    def full(width):
+        return FullInverse(jnp.zeros((width, width), dtype))
+
+    outputs = [*map(full, others[1:]), DiagonalInverse(jnp.zeros(k, dtype)) if k > MOST_OUTPUTS else full(k)]
+    zero = jnp.zeros((), dtype)
+    return {
+        layer: Preconditioner(full(fan_in + 1), g, zero)
+        for layer, (fan_in, g) in enumerate(zip(others, outputs, strict=True))
+    }
+
+
 def _preconditioners(objective, linear, roots, dampings):
-    layers = _factors(objective, linear, roots)
-    tiny = float(jnp.finfo(objective.decay.dtype).tiny) ** 0.5
+    layers = _layers(objective, linear, roots)
     decays = objective.decays[linear.block[0] : linear.block[1] + 1]
     scale = mean_diagonal(layers, decays, [matrix.size for matrix in linear.params])
-    shifts = [damping * scale + decay + tiny for damping, decay in zip(dampings, decays, strict=True)]
+    shifts = [damping * scale + decay for damping, decay in zip(dampings, decays, strict=True)]
     return dict(enumerate(kronecker.preconditioners(layers, shifts), linear.block[0]))
 
 
@@ -54,32 +63,67 @@ def mean_diagonal(layers: Sequence[Any], decays: Sequence[jax.Array], sizes: Seq
     return (traces + add([decay * size for decay, size in zip(decays, sizes, strict=True)])) / sum(sizes)
 
 
-def _factors(objective: Objective, linear: LinearBlock, roots):
+def _layers(objective: Objective, linear: LinearBlock, roots: Vector | None) -> list[Layer]:
     """The Kronecker factors of every layer of the block, from some of the rows where there are many."""
     k, n = linear.current.prediction.shape
-    few = kronecker.rows_for_g(n, k)
-    part, current = objective, linear.current
-    if few is not None:
-        rows = objective.rows
-        some = rows._replace(targets_in_units=rows.targets_in_units[few], omega=rows.omega[few])
-        part = objective._replace(rows=some)
-        current = jax.tree.map(lambda leaf: leaf[:, few], current)
+    probed = k > 1 and _is_probed(objective, linear)
+    wide = max(part.shape[1] for part in linear.params) > 2 * kronecker.MOST_COLUMNS
+    few = kronecker.subsample(n, kronecker.MOST_COLUMNS if wide else kronecker.ROWS_FOR_G)
+    if k > 1 and not probed:
+        few = kronecker.subsample(n, max(256, kronecker.ROWS_FOR_G // k))
+    part, current = _at(objective, linear.current, few)
     if roots is not None:
-        sensitivity = [_columns(root, few)[None] for root in roots]
-        curved = sensitivity
+        sensitivity = curved = [kronecker.taken(root, few)[None] for root in roots]
+    elif probed:
+        sensitivity = curved = [root[None] for root in _probe(part, linear._replace(current=current))]
     else:
         sensitivity = linear._replace(current=current).sensitivities()
         curved = [part.curve_all(current.prediction, one) for one in sensitivity]
-    found = []
-    for below, one, other in zip(linear.below, sensitivity, curved, strict=True):
-        many = kronecker.rows_for_a(n, below.shape[0])
-        omega = objective.rows.omega if many is None else objective.rows.omega[many]
-        found.append(kronecker.factors(_columns(below, many), omega, _columns(below, few), one, other, part.rows.omega))
-    return found
+    total = jnp.sum(part.rows.omega)
+    inputs = [objective.input_factor(linear, layer) for layer in range(linear.block[0], linear.block[1] + 1)]
+    outputs: list[Factor] = [
+        kronecker.output_factor(one, other, total) for one, other in zip(sensitivity, curved, strict=True)
+    ]
+    if probed and linear.block[1] == objective.network.num_layers - 1:
+        outputs[-1] = Diagonal(jnp.sum(jnp.square(sensitivity[-1][0]), axis=1) / positive(total))
+    return [
+        Layer(a, g, kronecker.trace(kronecker.taken(below, few), jnp.sum(one * other, axis=(0, 1)), total))
+        for a, g, below, one, other in zip(inputs, outputs, linear.below, sensitivity, curved, strict=True)
+    ]
 
 
-def _columns(array, which):
-    return array if which is None else array[:, which]
+MOST_OUTPUTS = 32  # with more, each row is asked for one random combination of its outputs
+
+
+def _is_probed(objective, linear):
+    """Whether G is taken from one random combination of the outputs of each row, with Λ as a diagonal.
+
+    Of an exactly quadratic block Λ is a multiple of the identity, and so is G: one combination tells it.
+    """
+    widest = max(part.shape[1] for part in linear.params)
+    many = linear.current.prediction.shape[0] > MOST_OUTPUTS or widest > 2 * kronecker.MOST_COLUMNS
+    return many or objective.is_quadratic(linear.block)
+
+
+def _probe(objective, linear):
+    """`Sᵀ (ω Λ)^½ ε` with signs ε: a vector for each row, `(n_l, n)` per layer, whose mean square is `Sᵀ ω Λ S`.
+
+    After Hutchinson 1990. The signs are a hash of their place: the same in every step.
+    """
+    prediction = linear.current.prediction
+    bits = mix(lax.iota(jnp.uint32, prediction.size) + np.uint32(0x9E3779B9)).reshape(prediction.shape)
+    signs = jnp.where(bits >> 31 == 0, jnp.ones_like(prediction), -jnp.ones_like(prediction))
+    diagonal = jnp.maximum(signs * objective.curve(prediction, signs), 0.0)
+    return linear.backward(jnp.sqrt(diagonal) * signs)
+
+
+def _at(objective, current, few):
+    """The objective and the forward pass of some of the rows."""
+    if few is None:
+        return objective, current
+    rows = objective.rows
+    some = rows._replace(targets_in_units=rows.targets_in_units[few], omega=rows.omega[few])
+    return objective._replace(rows=some), jax.tree.map(lambda leaf: leaf[:, few], current)
 
 
 def solve(
@@ -108,13 +152,12 @@ def solve(
         known = _preconditioners(model.objective, linear, roots, [damping] * len(model.gradient))
     own = [known[layer] for layer in range(linear.block[0], linear.block[1] + 1)]
     shift = damping * mean_diagonal(own, model.decays, [part.size for part in model.gradient])
-    penalty = model.penalty()
 
     def precondition(residual):
         return [one(part) for one, part in zip(own, residual, strict=True)]
 
     found = method.solve(
-        lambda change: model.product(change, shift, roots, penalty),
+        lambda change: model.product(change, shift, roots),
         [-part for part in model.gradient],
         precondition,
         None if guess is None else linear.from_params(guess),

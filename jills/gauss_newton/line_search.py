@@ -9,7 +9,7 @@ from jax import lax
 from jills.gauss_newton import linearization
 from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Objective
-from jills.linalg import HIGHEST, Vector
+from jills.linalg import Vector
 
 STEPS = 6  # the whole change, a quarter, a sixteenth, …
 
@@ -22,27 +22,12 @@ class Position(NamedTuple):
     loss: jax.Array  # ()
     value: jax.Array  # () of the objective, loss + ½ δ ‖θ‖²
 
-
-OUTSIZED = 1e4  # a loss of so many variances of the targets
-
-
-def shrunk(objective: Objective, start: Position) -> Position:
-    """Where predictions dwarf the targets, the output layer times the factor `t` that lowers the squared error most.
-
-    `t = Σ_n ω_n p_n y_n / Σ_n ω_n p_n²`. (In other units than the network was started for, no digit of its first exact
-    solve would be right, and hidden units would be saturated to make up for it.)
-    """
-    prediction = start.current.prediction
-    weighed = objective.rows.omega[None, :] * prediction
-    overlap = jnp.vdot(weighed, objective.rows.targets_in_units.T, precision=HIGHEST)
-    share = overlap / jnp.vdot(weighed, prediction, precision=HIGHEST)
-    share = jnp.where(jnp.isfinite(share), share, jnp.zeros_like(share))
-    factor = jnp.where(start.loss > OUTSIZED, share, jnp.ones_like(share))
-    matrices = (*start.matrices[:-1], factor * start.matrices[-1])
-    current = start.current._replace(prediction=factor * prediction)
-    loss = objective.loss_of(current.prediction)
-    # The penalty is less than before; taken as it was, for it costs a pass over all parameters.
-    return Position(matrices, current, loss, loss + (start.value - start.loss))
+    @classmethod
+    def of(cls, objective: Objective, matrices: tuple[jax.Array, ...]) -> "Position":
+        """That of parameters `θ^l`."""
+        current = objective.forward(matrices)
+        loss = objective.loss_of(current.prediction)
+        return cls(matrices, current, loss, loss + objective.penalty(matrices))
 
 
 def backtrack(objective: Objective, block: Block, start: Position, change: Vector) -> tuple[jax.Array, Position]:

@@ -18,22 +18,27 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative, linearization
 from jills.gauss_newton.damping import Damping, back_off, undisturbed
-from jills.gauss_newton.full_batch import Detail
+from jills.gauss_newton.full_batch import LOOPS, Detail
+from jills.gauss_newton.kronecker import Preconditioner
+from jills.gauss_newton.line_search import Position
 from jills.gauss_newton.linearization import Block
-from jills.gauss_newton.model import Model, Objective, Rows
+from jills.gauss_newton.model import Model, Objective, has_units
+from jills.gauss_newton.rows import Rows, size_of
 from jills.gauss_newton.solve import Automatic, propose
+from jills.gauss_newton.start import fitted
 from jills.hparams import Limit, by_keyword, in_dtype
 from jills.network import Network
+from jills.transformations import cond, exported
 from jills.types import Batch, Params, State
 
 RENEWAL = 5
 
 
+@exported
 @by_keyword
 class MinibatchHparams(NamedTuple):
     """The hyperparameters of Gauss–Newton on minibatches, by keyword; scalars, or `(H,)` in a sweep."""
@@ -50,6 +55,9 @@ class MinibatchHparams(NamedTuple):
         "momentum": Limit(0.0, 1.0, open_high=True),
     }
     elsewhere = "; for a rate that falls give build an Optax schedule by optimizer="
+
+
+exported(optax.TraceState)
 
 
 def heavy_ball(hparams: MinibatchHparams) -> optax.GradientTransformation:
@@ -75,13 +83,15 @@ def minibatch_hparams(network: Network, num_rows: int) -> MinibatchHparams:
     return MinibatchHparams(damping=10.0 if scarce else 0.03, learning_rate=0.5, momentum=0.5)
 
 
+@exported
 class Inner(NamedTuple):
     """What is kept between steps."""
 
     damping: Damping  # of the one block
     optimizer: Any  # Optax's state
-    preconditioners: iterative.Preconditioners  # of each layer
+    preconditioners: tuple[Preconditioner, ...]  # of each layer; () where each step takes its own
     left: jax.Array  # () int32, steps that they still serve
+    unit: jax.Array  # () of the targets, that of the first batch, since preconditioners outlive theirs; 0 before it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +104,7 @@ class Minibatch(Algorithm):
     full_batch: bool = False
 
     blank_detail: ClassVar = Detail()
+    forward_mode_only: ClassVar = LOOPS
 
     @property
     def block(self) -> Block:
@@ -103,43 +114,65 @@ class Minibatch(Algorithm):
     def start(self, params: Params) -> Inner:
         """Damping and optimizer at their start; nothing is known of the curvature."""
         dtype = params[0].weight.dtype
-        preconditioners = iterative.blank_preconditioners(self.network, dtype)
         optimizer = in_dtype(self.optimizer(self.defaults).init(params), dtype)
-        return Inner(undisturbed(1, dtype), optimizer, preconditioners, jnp.zeros((), jnp.int32))
+        blank = jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
+        return Inner(undisturbed(1, dtype), optimizer, (), *blank)
+
+    def blank(self, params: Params, batch: Batch) -> State:
+        """See `Algorithm`; with room for preconditioners, where their size does not depend on the number of rows."""
+        state = super().blank(params, batch)
+        known = tuple(iterative.blank_preconditioners(self.network, batch.inputs.shape[0], state.loss.dtype).values())
+        return state._replace(inner=state.inner._replace(preconditioners=known))
 
     def update(self, hparams: Any, state: State, batch: Batch) -> tuple[State, Detail]:
         """One step from the direction of this batch."""
-        objective = Objective(self.network, self.loss, Rows.of(batch), hparams.weight_decay)
-        matrices = linearization.stack(state.params)
-        current = objective.forward(matrices)
-        value = objective.loss_of(current.prediction) + objective.penalty(matrices)
+        unit = self._unit(state.inner.unit, batch)
+        objective = Objective.of(self.network, self.loss, Rows.of(batch, unit), hparams.weight_decay)
+        start = Position.of(objective, objective.in_units(linearization.stack(state.params)))
+        position = fitted(objective, start, state.step)
         damping = hparams.damping * state.inner.damping.factor[0]
-        preconditioners = self._preconditioners(objective, matrices, current, damping, state.inner)
-        model = Model.of(objective, self.block, matrices, current)
-        proposal = propose(self.linear_solver, model, damping, preconditioners)
-        change, followed = self._follow(hparams, state, linearization.split(proposal.change))
-        moved = jax.tree.map(jnp.add, state.params, change)
-        new = linearization.stack(moved)
-        after = objective.loss_of(objective.forward(new).prediction) + objective.penalty(new)
+        preconditioners, known = self._preconditioners(objective, position, damping, state.inner)
+        model = Model.of(objective, self.block, position.matrices, position.current)
+        proposal = propose(self.linear_solver, model, damping, dict(enumerate(preconditioners)))
+        direction = linearization.split(objective.out_of_units(proposal.change))
+        change, followed = self._follow(hparams, state, direction)
+        base = linearization.split(objective.out_of_units(position.matrices))
+        moved = jax.tree.map(jnp.add, base, change)
+        after = Position.of(objective, objective.in_units(linearization.stack(moved))).value
         # A step that does not even lower the objective of its own batch is not taken.
-        kept = jnp.isfinite(after) & (after <= value)
+        kept = jnp.isfinite(after) & (after <= start.value)
         _, faded = self._follow(hparams, state, jax.tree.map(jnp.zeros_like, state.params))
         params, optimizer = jax.tree.map(
             lambda new, old: jnp.where(kept, new, old), (moved, followed), (state.params, faded)
         )
         left = jnp.where(kept, (state.inner.left - 1) % RENEWAL, 0)
-        inner = Inner(back_off(state.inner.damping, kept), optimizer, preconditioners, left)
-        gradient_norm = objective.gradient_norm(matrices, current)
-        detail = Detail(gradient_norm, value, damping, kept.astype(jnp.int32), proposal.products)
+        unit = state.inner.unit if unit is None else jnp.where(kept, unit, state.inner.unit)
+        inner = Inner(back_off(state.inner.damping, kept), optimizer, known, left, unit)
+        gradient_norm = objective.gradient_norm(start.matrices, start.current)
+        detail = Detail(gradient_norm, objective.true(start.value), damping, kept.astype(jnp.int32), proposal.products)
         return state._replace(params=params, inner=inner), detail
 
-    def _preconditioners(self, objective, matrices, current, damping, inner):
-        """Those of earlier steps, as long as they serve."""
+    def _unit(self, known, batch):
+        """That of the targets: known from the first batch on; None where they have none."""
+        if not has_units(self.network, self.loss):
+            return None
+        return cond(known > 0, lambda: known, lambda: size_of(batch, not self.loss.quadratic))
+
+    def _preconditioners(self, objective, position, damping, inner):
+        """Those of this step, maybe of earlier ones as long as they serve; and what the next step is to know."""
+        known = inner.preconditioners
         if not self.linear_solver.is_preconditioned(objective, self.block):
-            return inner.preconditioners
+            return known, known
         dampings = [damping] * self.network.num_layers
-        take = lambda: iterative.preconditioners(objective, self.block, matrices, current, dampings)  # noqa: E731
-        return lax.cond(inner.left == 0, take, lambda: inner.preconditioners)
+
+        def take():
+            matrices, current = position.matrices, position.current
+            return tuple(iterative.preconditioners(objective, self.block, matrices, current, dampings).values())
+
+        if jax.eval_shape(take) != jax.eval_shape(lambda: known):
+            return take(), known  # kept as columns, as many as there are rows: cheap to take anew
+        chosen = cond(inner.left == 0, take, lambda: known)
+        return chosen, chosen
 
     def _follow(self, hparams, state, direction):
         """The optimizer's change of the parameters, and its state."""

@@ -14,68 +14,45 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import activations
-from jills.batches import uniform_weights
-from jills.gauss_newton import linearization
+from jills.gauss_newton import kronecker, linearization
 from jills.gauss_newton.block import LinearBlock
 from jills.gauss_newton.coordinates import Scaling
+from jills.gauss_newton.kronecker import Factor
 from jills.gauss_newton.linearization import Block, Pass
-from jills.linalg import HIGHEST, Vector, add, dot, matmul
+from jills.gauss_newton.rows import Rows
+from jills.linalg import Vector, add, dot, matmul
 from jills.losses import Loss
 from jills.network import Network
-from jills.types import Batch
 
 
-class Rows(NamedTuple):
-    """A prepared batch, with what is known of it before any step."""
-
-    inputs: jax.Array  # (n, d)
-    targets: jax.Array  # (n, k)
-    weights: jax.Array | None  # (n,), sum 1; None: all alike
-    omega: jax.Array  # ω, (n,), the weights in any case
-    scaling: Scaling  # of the inputs
-    scaled_inputs: jax.Array  # A' of the first layer, (d + 1, n)
-    unit: jax.Array | None  # s, () a power of two: the targets are of this size; None: they are taken as they are
-    targets_in_units: jax.Array  # y / s, (n, k)
-
-    @classmethod
-    def of(cls, batch: Batch, in_units: bool = False) -> "Rows":
-        """Those of a prepared batch; `in_units`: with the size of its targets as their unit."""
-        inputs, omega = batch.inputs.T, uniform_weights(batch)
-        scaling = Scaling.of(inputs, omega)
-        unit = size_of(batch.targets, omega) if in_units else None
-        targets = batch.targets if unit is None else batch.targets / unit
-        return cls(*batch, omega, scaling, scaling.below(linearization.with_ones(inputs)), unit, targets)
+def has_units(network: Network, loss: Loss) -> bool:
+    """Whether predictions are in the units of the targets, and proportional to the output layer's parameters."""
+    return loss.in_units is not None and network.output == activations.identity
 
 
-def size_of(targets: jax.Array, omega: jax.Array) -> jax.Array:
-    """The power of two next to the standard deviation of targets `(n, k)`; of constant ones, next to the largest."""
-    largest = jnp.max(jnp.abs(targets))
-    largest = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    # By the largest first: squares of 1e-20 vanish in float32.
-    relative = targets / largest
-    apart = relative - matmul(omega[None, :], relative)
-    deviation = jnp.sqrt(jnp.vdot(omega, jnp.mean(jnp.square(apart), axis=1), precision=HIGHEST))
-    constant = deviation <= 8 * float(jnp.finfo(targets.dtype).eps)
-    exponent = jnp.round(jnp.log2(largest * jnp.where(constant, jnp.ones_like(deviation), deviation)))
-    exponent = jnp.clip(exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT).astype(jnp.int32)
-    return jnp.ldexp(jnp.ones_like(largest), exponent)  # exactly, as exp2 is not
-
-
-LARGEST_EXPONENT = 60.0  # of a unit: its square must be a number in float32
+def is_quadratic(network: Network, loss: Loss, block: Block) -> bool:
+    """Whether a loss is exactly quadratic in a block: the output layer, identity and squared error."""
+    top = network.num_layers - 1
+    return block == (top, top) and loss.quadratic and network.output == activations.identity
 
 
 class Objective(NamedTuple):
     """`loss + ½ δ ‖θ‖²` on a batch; its arrays are features × rows, as everywhere in this wing.
 
-    With a unit s of the targets (squared error, identity as output) everything is in it: predictions and targets over
-    s, the parameters of the output layer θ^L / s, the objective over s². So no floor and no damping depends on the
-    units that the targets came in.
+    With a unit s of the targets everything is in it: predictions and targets over s, the parameters of the output
+    layer θ^L / s, the objective over s². So no floor and no damping depends on the units that the targets came in.
     """
 
     network: Network
-    loss: Loss
+    loss: Loss  # in units of the targets
     rows: Rows
     decay: jax.Array  # δ, ()
+
+    @classmethod
+    def of(cls, network: Network, loss: Loss, rows: Rows, decay: jax.Array) -> "Objective":
+        """That of a loss as it is; the unit is that of the rows."""
+        loss = loss if rows.unit is None or loss.in_units is None else loss.in_units(rows.unit)
+        return cls(network, loss, rows, decay)
 
     def forward(self, matrices: Sequence[jax.Array]) -> Pass:
         """The forward pass of parameters `θ^l`."""
@@ -131,14 +108,20 @@ class Objective(NamedTuple):
         return jnp.where(omega > 0, omega * values, jnp.zeros_like(values))
 
     def is_quadratic(self, block: Block) -> bool:
-        """Whether it is exactly quadratic in a block: the output layer, identity and squared error."""
-        top = self.network.num_layers - 1
-        return block == (top, top) and self.loss.quadratic and self.network.output == activations.identity
+        """Whether it is exactly quadratic in a block."""
+        return is_quadratic(self.network, self.loss, block)
 
     def num_params(self, block: Block) -> int:
         """How many parameters a block has."""
         sizes = self.network.sizes
         return sum((sizes[i] + 1) * sizes[i + 1] for i in range(block[0], block[1] + 1))
+
+    def input_factor(self, linear: LinearBlock, layer: int) -> Factor:
+        """A of a layer of a linearised block; exact where the block is exactly quadratic."""
+        if layer == 0 and self.rows.moment is not None:
+            return self.rows.moment
+        below = linear.below[layer - linear.block[0]]
+        return kronecker.input_factor(below, self.rows.omega, exact=self.is_quadratic(linear.block))
 
     def linearize(self, block: Block, matrices: Sequence[jax.Array], current: Pass) -> LinearBlock:
         """The network linearised in a block at parameters `θ^l`, from their forward pass."""
@@ -147,7 +130,7 @@ class Objective(NamedTuple):
         if first == 0:
             scaling, below = self.rows.scaling, (self.rows.scaled_inputs, *below[1:])
         elif self.is_quadratic(block) and not np.all(np.isfinite(self.network.activations[first - 1].range)):
-            scaling = Scaling.of(below[first][:-1], self.rows.omega)
+            scaling = Scaling.of(below[first][:-1], self.rows.omega, exact=True)
             below = (*below[:first], scaling.below(below[first]), *below[first + 1 :])
         return LinearBlock(block, tuple(matrices), current._replace(below=below), scaling)
 
@@ -200,14 +183,13 @@ class Model(NamedTuple):
         """`(ω Λ)^½ S` of the block's layers, `(n_l, n)` each, where there is one output; else None."""
         return None if self.sensitivity is None else roots_of(self.objective, self.linear, self.sensitivity)
 
-    def product(self, change: Vector, shift: jax.Array, roots: Vector | None, penalty: jax.Array | None) -> Vector:
+    def product(self, change: Vector, shift: jax.Array, roots: Vector | None) -> Vector:
         """`(G + δ TᵀT + shift I) Δ'`.
 
         Args:
             change: Δ'.
             shift: `()`.
             roots: `roots()`, taken once for all products.
-            penalty: `penalty()`, likewise.
         """
         linear, decays = self.linear, self.decays
         if roots is not None:
@@ -219,14 +201,9 @@ class Model(NamedTuple):
         else:
             curved = linear.vjp(self.objective.curve(linear.current.prediction, linear.jvp(change)))
         parts = [c + (shift + decay) * part for c, decay, part in zip(curved, decays, change, strict=True)]
-        if penalty is not None:
-            parts[0] = curved[0] + matmul(penalty, change[0]) + shift * change[0]
+        if linear.scaling is not None:
+            parts[0] = curved[0] + decays[0] * linear.scaling.square()(change[0]) + shift * change[0]
         return parts
-
-    def penalty(self) -> jax.Array | None:
-        """`δ TᵀT` of the block's first layer, `(d + 1, d + 1)`; None: it is `δ I`."""
-        scaling = self.linear.scaling
-        return None if scaling is None else self.decays[0] * scaling.square()
 
 
 def one_sensitivity(linear: LinearBlock) -> Vector | None:

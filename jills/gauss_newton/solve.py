@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jills.conjugate_gradients import ConjugateGradients
 from jills.gauss_newton import iterative
-from jills.gauss_newton.dense import MOST_ENTRIES, Dense
+from jills.gauss_newton.dense import MOST_ENTRIES, MOST_PER_ROW, Dense
 from jills.gauss_newton.iterative import Preconditioners
 from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Model, Objective
@@ -22,7 +22,7 @@ class Automatic:
     """Small blocks by a dense matrix, others by conjugate gradients.
 
     Attributes:
-        dense: of blocks with at most `limit` parameters, and at most 2²⁴ entries of their Jacobian.
+        dense: of blocks with at most `limit` parameters, and at most 2²⁴ entries of their Jacobian, 2¹¹ a row.
         iterative: of larger blocks, by products: no matrix of `p × p` is formed.
         limit: the most parameters of a dense block; inf: every block is dense, however large.
 
@@ -43,8 +43,9 @@ class Automatic:
         if objective.is_quadratic(block):
             return False
         params = objective.num_params(block)
-        entries = objective.rows.inputs.shape[0] * objective.network.sizes[-1] * params
-        return params <= self.limit and (entries <= MOST_ENTRIES or math.isinf(self.limit))
+        per_row = objective.network.sizes[-1] * params
+        small = per_row <= MOST_PER_ROW and objective.rows.inputs.shape[0] * per_row <= MOST_ENTRIES
+        return params <= self.limit and (small or math.isinf(self.limit))
 
     def is_preconditioned(self, objective: Objective, block: Block) -> bool:
         """Whether conjugate gradients solve a block with preconditioners that steps or blocks may share."""

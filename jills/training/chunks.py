@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from jills import results
 from jills.functions import Static
+from jills.training.memory import heaviest_step
 from jills.training.run import scan
 from jills.types import Info, Member, State
 
@@ -68,14 +69,14 @@ def _chunk(static, chunk_steps, batch_size, mesh, shared, members, state, fresh,
     algorithm = static.value
 
     def one(shared, fresh, remaining, member):
-        (problem, stop, metrics), (hparams, key, state) = shared, member
+        (problem, stop, metrics, still), (hparams, key, state) = shared, member
         params, batch, own = Member(*problem(key))
         # A blank state has not seen these rows: `resume` makes it a start.
         blank = algorithm.blank(params, batch)
         state = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), blank, state)
         state, batch = algorithm.resume(state, batch)
         metrics = metrics if own is None else own
-        return scan(algorithm, chunk_steps, hparams, state, batch, stop, metrics, remaining)
+        return scan(algorithm, chunk_steps, hparams, state, batch, stop, metrics, still, remaining)
 
     def block(shared, fresh, remaining, members):
         train = partial(one, shared, fresh, remaining)
@@ -84,6 +85,7 @@ def _chunk(static, chunk_steps, batch_size, mesh, shared, members, state, fresh,
         return lax.map(train, members, batch_size=batch_size if batch_size > 1 else None)
 
     if mesh is not None:
+        # Without its check: an optimizer of a user's may hold constants in loops of its own, as optax.lbfgs does.
         alike, split = PartitionSpec(), PartitionSpec("members")
         block = jax.shard_map(block, mesh=mesh, in_specs=(alike, alike, alike, split), out_specs=split, check_vma=False)
     return block(shared, fresh, remaining, (*members, state))
@@ -93,8 +95,31 @@ Call = Callable[[int, State, bool, int], tuple[State, Info]]
 """`call(worker, its state, fresh, remaining)` runs one chunk of one worker and waits for it."""
 
 
-def compile_chunk(static: Static, plan: Plan, shared: tuple, members: tuple, start: State, chunk_steps: int) -> Call:
-    """Compiles the chunk, or finds it compiled: only shapes and static choices tell programs apart."""
+class Traced(NamedTuple):
+    """A chunk of steps, traced but not compiled yet."""
+
+    program: Any  # of `jax.jit(…).trace`
+    arguments: Callable[[int, State, bool, int], tuple]  # what a call is given
+
+    def work_bytes(self, plan: Plan) -> int:
+        """The least that all its calls hold at once, beside the states."""
+        calls = len(plan.members) if plan.mesh is None else plan.mesh.size
+        return calls * heaviest_step(self.program.jaxpr.jaxpr)
+
+    def compile(self) -> Call:
+        """Compiles it, or finds it compiled: only shapes and static choices tell programs apart."""
+        program, wide = self.program.lower().compile(), bool(jax.config.read("jax_enable_x64"))
+
+        def call(worker, state, fresh, remaining):
+            # Threads do not inherit JAX's context managers: hence this one, and the program compiled outside.
+            with jax.enable_x64(wide):
+                return jax.block_until_ready(program(*self.arguments(worker, state, fresh, remaining)))
+
+        return call
+
+
+def trace_chunk(static: Static, plan: Plan, shared: tuple, members: tuple, start: State, chunk_steps: int) -> Traced:
+    """Traces the chunk for one worker; the others have the same shapes."""
     if plan.mesh is not None:  # an array that a user has put on one device would not go with the others
         shared = jax.device_put(shared, NamedSharding(plan.mesh, PartitionSpec()))
     rows = [_row(members, worker) for worker in range(len(plan.members))]
@@ -103,15 +128,7 @@ def compile_chunk(static: Static, plan: Plan, shared: tuple, members: tuple, sta
         return shared, rows[worker], state, np.bool_(fresh), np.int32(remaining)
 
     choices = (static, chunk_steps, plan.batch_size, plan.mesh)
-    program = _chunk.lower(*choices, *arguments(0, _row(start, 0), True, 0)).compile()
-    wide = bool(jax.config.read("jax_enable_x64"))
-
-    def call(worker, state, fresh, remaining):
-        # Threads do not inherit JAX's context managers: hence this one, and the program compiled outside.
-        with jax.enable_x64(wide):
-            return jax.block_until_ready(program(*arguments(worker, state, fresh, remaining)))
-
-    return call
+    return Traced(_chunk.trace(*choices, *arguments(0, _row(start, 0), True, 0)), arguments)
 
 
 def _row(tree, worker):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,11 @@ from jax.tree_util import Partial
 
 from jills import checks, results
 from jills.algorithm import Algorithm
+from jills.arrays import cast, native, native_dtype
 from jills.batches import cast_known
 from jills.functions import Static, settle
-from jills.hparams import cast
 from jills.results import Stop
+from jills.transformations import alike, cond
 from jills.types import Batch, Info, Metrics, Params, State
 
 
@@ -51,60 +53,88 @@ def run(
 
     Raises:
         ValueError: hparams out of range, shapes that do not fit, NaN or inf in known data.
+
+    Derivatives of what it returns go through all its steps: in forward mode (`jax.jvp`, `jax.jacfwd`) with every
+    algorithm, in reverse mode (`jax.grad`) with all but Gauss–Newton. Those of the minimum that many steps lead to take
+    one Newton step more instead, in either mode. With respect to a weight decay and to the data, for example::
+
+        def objective(params, decay, batch):
+            square = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params))
+            return algorithm.loss_of(params, batch) + 0.5 * decay * square
+
+
+        def minimum(*given):
+            decay, batch = jax.lax.stop_gradient(given)
+            hparams = jills.gauss_newton.Hparams(weight_decay=decay)
+            params = jills.run(algorithm, hparams, start, batch, num_steps=100)[0].params
+            slope = jax.grad(objective)
+            product = lambda vector: jax.jvp(lambda params: slope(params, decay, batch), (params,), (vector,))[1]
+            # A step of length zero, for so is the slope there; but its derivative is not.
+            step, _ = jax.scipy.sparse.linalg.cg(product, slope(params, *given))
+            return jax.tree.map(jnp.subtract, params, step)
     """
-    algorithm.check(hparams, scalar=True)
-    checks.check_count("run: num_steps", num_steps)
+    check_static(algorithm, metrics)
+    num_steps = checks.checked_count("run: num_steps", num_steps)
     checks.check_stop(stop, algorithm.blank_detail)
     start = params.params if isinstance(params, State) else params
     algorithm.check_problem(start, batch)
+    dtype = native_dtype(start[0].weight)
+    algorithm.check(hparams, scalar=True, dtype=dtype)
     if isinstance(params, State):
-        params = fitting(params, jax.eval_shape(algorithm.blank, start, batch), ())
-    dtype = jnp.asarray(start[0].weight).dtype
+        params = checks.checked_state(params, jax.eval_shape(lambda: algorithm.blank(start, batch)))
+    else:
+        params = cast(params, dtype)
     hparams, stop = cast((hparams, stop), dtype)
     shared = None if metrics is None else as_partial(metrics)
-    return _run(Static(algorithm), num_steps, hparams, params, cast_known(batch, dtype), stop, shared)
+    blank = blank_detail(algorithm, dtype)
+    return _run(Static(algorithm), num_steps, hparams, params, cast_known(batch, dtype), stop, shared, blank)
 
 
-def fitting(state: State, blank: State, lead: tuple[int, ...]) -> State:
-    """A state to go on from, with leaves `[*lead, …]`, where a start would have the shapes of `blank`.
-
-    Activations of other rows have other shapes and are found anew; they are replaced by zeros here.
-
-    Raises:
-        ValueError: the state is one of another algorithm, network, dtype or number of members.
-    """
-    if np.ndim(state.result) == 0 and checks.known(state.result):  # as somebody writes who sets all of them to 0
-        state = state._replace(result=np.broadcast_to(np.asarray(state.result, np.int32), lead))
-    if jax.tree.map(jnp.shape, state.activations) != jax.tree.map(lambda leaf: (*lead, *leaf.shape), blank.activations):
-        zeros = jax.tree.map(lambda leaf: np.zeros((*lead, *leaf.shape), leaf.dtype), blank.activations)
-        state = state._replace(activations=zeros)
-    checks.check_state(state, blank, lead)
-    return state
+def check_static(algorithm, metrics) -> None:
+    """Raises ValueError where what a program is compiled for is no algorithm, or no metrics."""
+    wanted = "what a build returns, such as jills.gauss_newton.build(network)"
+    checks.check_kind("algorithm", algorithm, Algorithm, wanted)
+    if metrics is not None:
+        checks.check_function("metrics", metrics)
 
 
 def as_partial(function: Callable) -> Partial:
     """A function as a pytree: itself static, told from others by its contents; the arrays of a `Partial` data."""
     if isinstance(function, Partial):
-        return Partial(Static(function.func), *function.args, **function.keywords)
+        given: Any = native(function)  # copies, where they are NumPy's
+        return Partial(Static(given.func), *given.args, **given.keywords)
     return Partial(Static(function))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _run(static, num_steps, hparams, start, batch, stop, metrics):
+def _run(static, num_steps, hparams, start, batch, stop, metrics, blank):
     algorithm, resuming = static.value, isinstance(start, State)
     state, batch = algorithm.resume(start, batch) if resuming else algorithm.begin(start, batch)
-    told = scan(algorithm, num_steps, hparams, state, batch, stop, metrics, jnp.asarray(num_steps, jnp.int32))
+    every = jnp.asarray(num_steps, jnp.int32)
+    told = scan(algorithm, num_steps, hparams, state, batch, stop, metrics, blank, every)
     settle(static, *([] if metrics is None else [metrics.func]))
     return told
 
 
-def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining) -> tuple[State, Info]:
+def blank_detail(algorithm: Algorithm, dtype) -> Any:
+    """`Info.detail` of a member that stands still. NaN for floats; but zero while JAX raises at every NaN it sees."""
+    config: Any = jax.config
+    allowed = not config.jax_debug_nans
+
+    def blank(number):
+        return np.asarray(number if allowed else 0, dtype) if isinstance(number, float) else np.int32(number)
+
+    return jax.tree.map(blank, algorithm.blank_detail)
+
+
+def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, blank, remaining) -> tuple[State, Info]:
     """`num_steps` steps on a prepared batch, of which only the first `remaining`, `()` int32, are taken."""
+    hparams, state, batch, stop, blank = alike((hparams, state, batch, stop, blank))
 
     def body(state, index):
         values = () if metrics is None else metrics(state.params)
         active = (state.result == results.RUNNING) & (index < remaining)
-        state, info = lax.cond(active, advance, hold, state)
+        state, info = cond(active, advance, hold, state)
         return state, info._replace(metrics=values)
 
     def advance(state):
@@ -114,8 +144,7 @@ def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, remaining) 
 
     def hold(state):
         finite = (state.result != results.NON_FINITE) & (state.result != results.BAD_WEIGHTS)
-        detail = jax.tree.map(partial(_blank, dtype=state.loss.dtype), algorithm.blank_detail)
-        return state, Info(state.loss, jnp.zeros_like(state.loss), finite, detail)
+        return state, Info(state.loss, jnp.zeros_like(state.loss), finite, blank)
 
     return lax.scan(body, state, jnp.arange(num_steps, dtype=jnp.int32))
 
@@ -127,7 +156,3 @@ def _check_detail(algorithm, detail):
             f"{algorithm.blank_detail}; let both be one NamedTuple of scalars, NaN for floats and 0 for integers in "
             "the latter"
         )
-
-
-def _blank(number, dtype):
-    return jnp.asarray(number, dtype if isinstance(number, float) else jnp.int32)

@@ -15,20 +15,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jax.sharding import Mesh
 
 from jills import checks, results
 from jills.algorithm import Algorithm
+from jills.arrays import cast
 from jills.functions import Static, settle
-from jills.hparams import as_columns, cast
+from jills.hparams import as_columns
 from jills.results import Stop
 from jills.training import chunks
 from jills.training.description import describe
+from jills.training.memory import free_bytes, tree_bytes
 from jills.training.progress import OnChunk
 from jills.training.result import SweepResult, check_same
-from jills.training.run import as_partial, fitting
-from jills.types import Member, Metrics, Problem, State
+from jills.training.run import as_partial, blank_detail, check_static
+from jills.types import Metrics, Problem, State
 
 
 def grid(train: Callable[[Any, jax.Array], Any], hparams: Any, keys: jax.Array) -> Any:
@@ -45,8 +46,9 @@ def grid(train: Callable[[Any, jax.Array], Any], hparams: Any, keys: jax.Array) 
     Raises:
         ValueError: leaves of `hparams` of other shapes or of unequal lengths, or no keys.
     """
+    checks.check_function("train", train)
     _, columns = as_columns(hparams)
-    return jax.vmap(jax.vmap(train, in_axes=(None, 0)), in_axes=(0, None))(columns, _typed(keys))
+    return jax.vmap(jax.vmap(train, in_axes=(None, 0)), in_axes=(0, None))(columns, checks.checked_keys(keys))
 
 
 def sweep(
@@ -95,28 +97,29 @@ def sweep(
     Raises:
         ValueError: hparams out of range or of unequal lengths, shapes that do not fit, a result to go on from that
             was made with others, or a start that is not finite in any member.
-        MemoryError: state and info of all members would not fit.
+        MemoryError: state and info of all members, or with them the work of a step, would not fit; told before
+            anything is compiled.
     """
-    for name, value in (
-        ("num_steps", num_steps),
-        ("chunk_steps", chunk_steps),
-        ("batch_size", 1 if batch_size is None else batch_size),
-    ):
-        checks.check_count(f"sweep: {name}", value)
-    algorithm.check(hparams)
+    check_static(algorithm, metrics)
+    checks.check_function("problem", problem)
+    num_steps = checks.checked_count("sweep: num_steps", num_steps)
+    chunk_steps = checks.checked_count("sweep: chunk_steps", chunk_steps)
+    batch_size = None if batch_size is None else checks.checked_count("sweep: batch_size", batch_size)
     checks.check_stop(stop, algorithm.blank_detail)
-    keys = _typed(keys)
+    keys = checks.checked_keys(keys)
     described = describe(algorithm)
     if isinstance(state, SweepResult):
         check_same(state, described, keys, as_columns(hparams)[1])
         state = state.state
     static, problem = Static(algorithm), as_partial(problem)
     metrics = None if metrics is None else as_partial(metrics)
-    blank = jax.eval_shape(lambda problem, key: _checked_blank(algorithm, Member(*problem(key))), problem, keys[0])
+    blank = jax.eval_shape(lambda problem, key: _checked_blank(algorithm, problem(key)), problem, keys[0])
+    algorithm.check(hparams, dtype=blank.loss.dtype)
     num_hparams, columns = as_columns(cast(hparams, blank.loss.dtype))
     shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
-    _check_memory(blank, shape, num_steps)
-    shared = (problem, cast(stop, blank.loss.dtype), metrics)
+    kept = math.prod(shape) * (2 * tree_bytes(blank) + 40 * num_steps)  # states, old and new, and records
+    _check_memory(kept, 0, shape)
+    shared = (problem, cast(stop, blank.loss.dtype), metrics, blank_detail(algorithm, blank.loss.dtype))
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
     hparam_index, key_index = np.divmod(plan.members, shape[1])
@@ -124,11 +127,13 @@ def sweep(
     if state is None:
         start = jax.tree.map(lambda leaf: np.zeros((*plan.members.shape, *leaf.shape), leaf.dtype), blank)
     else:
-        state = fitting(state, blank, shape)
+        state = checks.checked_state(state, blank, shape)
         start = jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index, key_index], state)
 
     began = time.perf_counter()
-    call = chunks.compile_chunk(static, plan, shared, members, start, chunk_steps)
+    traced = chunks.trace_chunk(static, plan, shared, members, start, chunk_steps)
+    _check_memory(kept, traced.work_bytes(plan), shape)
+    call = traced.compile()
     compile_seconds = time.perf_counter() - began
     settle(static, problem.func, *([] if metrics is None else [metrics.func]))
     report = partial(_report, on_chunk, shape)
@@ -152,44 +157,21 @@ def sweep(
     )
 
 
-def _checked_blank(algorithm, member):
+def _checked_blank(algorithm, returned):
+    member = checks.checked_member(returned)
     algorithm.check_problem(member.params, member.batch)
     return algorithm.blank(member.params, member.batch)
 
 
-def _typed(keys):
-    keys = jnp.asarray(keys)
-    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
-        if keys.dtype != jnp.uint32 or keys.ndim < 2:
-            given = f"{keys.dtype}{list(keys.shape)}"
-            raise ValueError(f"keys are {given}, but must be keys of JAX: jax.random.split(jax.random.key(0), S)")
-        keys = jax.random.wrap_key_data(keys)
-    if keys.ndim != 1 or keys.shape[0] < 1:
-        raise ValueError(f"keys have shape {keys.shape}, but must be (S,) with S ≥ 1: jax.random.split(key, S)")
-    return keys
-
-
-def _check_memory(blank, shape, num_steps):
-    """Refuses a sweep whose states (old and new) and records would not fit."""
-    state = sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(blank)
-        if hasattr(leaf.dtype, "itemsize")
-    )
-    needed = math.prod(shape) * (2 * state + 40 * num_steps)
-    available = _available_bytes()
-    if needed > available:
+def _check_memory(kept, work, shape):
+    """Refuses a sweep of which the states and records, or beside them the work of a step, would not fit."""
+    available = free_bytes()
+    if kept + work > available:
         raise MemoryError(
-            f"this sweep of {shape[0]} x {shape[1]} members needs at least {needed / 1e9:.1f} GB, but "
-            f"{available / 1e9:.1f} GB are free; sweep fewer keys at a time, fewer rows, or fewer steps"
+            f"this sweep of {shape[0]} x {shape[1]} members needs at least {kept / 1e9:.1f} GB for states and records "
+            f"and {work / 1e9:.1f} GB for a step, but {available / 1e9:.1f} GB are free; sweep fewer keys at a time, "
+            "fewer rows or fewer steps, or take a smaller batch_size"
         )
-
-
-def _available_bytes():
-    limits = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in limits:
-        return jax.local_device_count() * (limits["bytes_limit"] - limits.get("bytes_in_use", 0))
-    return psutil.virtual_memory().available
 
 
 def _check_started(state):

@@ -295,6 +295,23 @@ def test_some_of_many_rows_make_the_preconditioner(loss, key):
     assert state.loss - least < 0.05 * (info.loss[0] - least)
 
 
+@pytest.mark.parametrize("power", [-40, 40])
+def test_nor_do_they_with_outliers(power, key):
+    """Huber's loss with δ in the same units: the same steps, bit for bit."""
+    params, batch = noisy(key, "float32")
+    batch = batch._replace(targets=batch.targets.at[3, 0].set(1e8))
+    found = []
+    for unit in (np.float32(1.0), np.float32(2.0**power)):
+        algorithm = gauss_newton.build(NETWORK, losses.huber(float(0.5 * unit)))
+        moved = (params[0], jills.Layer(params[1].weight * unit, params[1].bias * unit))
+        scaled = batch._replace(targets=batch.targets * unit)
+        state, info = jills.run(algorithm, gauss_newton.Hparams(), moved, scaled, STEPS)
+        found.append((state.params[0].weight, info.loss / unit**2))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    assert found[0][1][-1] < 1e-6 * found[0][1][0]
+
+
 @pytest.mark.parametrize("power", [-50, -20, 20, 50])
 def test_the_units_of_the_targets_do_not_matter(power, key, dtype):
     """Targets and the start's output layer times a power of two: the same steps, bit for bit, decay and all."""
@@ -313,19 +330,47 @@ def test_the_units_of_the_targets_do_not_matter(power, key, dtype):
 
 
 @pytest.mark.parametrize("size", [1e-15, 1e-6, 1e6, 1e15])
-def test_a_start_in_other_units_trains_as_well(size, key):
-    """In float32, with the start of a network for targets of size one."""
+@pytest.mark.parametrize("which", ["inputs", "targets"])
+def test_a_start_in_other_units_trains_as_well(which, size, key):
+    """In float32, with the start of a network for inputs and targets of size one."""
     params, batch = noisy(key, "float32", n=53)
-    algorithm = gauss_newton.build(NETWORK)
     shares = []
     for unit in (1.0, size):
-        targets = np.asarray(batch.targets, np.float64) * unit
-        scaled = batch._replace(targets=jnp.asarray(targets, "float32"))
-        state, info = jills.run(algorithm, gauss_newton.Hparams(), params, scaled, STEPS)
+        scaled = batch._replace(**{which: jnp.asarray(np.asarray(getattr(batch, which), np.float64) * unit, "float32")})
+        state, info = train(params, scaled)
         assert info.finite.all()
-        predicted = np.asarray(NETWORK.predict(state.params, batch.inputs), np.float64)
+        assert state.loss <= info.loss[0]
+        predicted = np.asarray(NETWORK.predict(state.params, scaled.inputs), np.float64)
+        targets = np.asarray(scaled.targets, np.float64)
         shares.append(np.mean((predicted - targets) ** 2) / np.var(targets))
     assert shares[1] < 1.3 * shares[0]
+
+
+def test_raw_years_train_as_standardised_ones_do(key):
+    """From a start that they saturate: every unit of it is constant over the rows."""
+    years = jnp.linspace(1700, 2000, 53, dtype="float32")[:, None]
+    targets = jnp.sin((years - 1850) / 40) * jnp.ones((1, 2), "float32")
+    network = jills.Network((1, 7, 2), activations.tanh)
+    params = network.init(key, "float32", scale=3.0)
+    losses_of = []
+    for inputs in (years, (years - years.mean()) / years.std()):
+        algorithm = gauss_newton.build(network)
+        state, _ = jills.run(algorithm, gauss_newton.Hparams(), params, jills.Batch(inputs, targets), STEPS)
+        losses_of.append(float(state.loss))
+    slopes = 1 - np.square(network.forward(params, years)[0])
+    assert np.mean(slopes) < 0.02
+    assert losses_of[0] < 0.05 * np.var(targets)
+
+
+def test_a_trained_start_is_not_taken_for_one_in_other_units(key):
+    """Steep units that fit better than the rescaled start: the step keeps them."""
+    params, batch = problem(key)
+    steep = (jills.Layer(1e3 * params[0].weight, 1e3 * params[0].bias), params[1])
+    batch = batch._replace(targets=NETWORK.predict(steep, batch.inputs))
+    state, info = train(steep, batch)
+    assert info.loss[0] == 0
+    assert state.loss < 1e-25
+    np.testing.assert_allclose(state.params[0].weight, steep[0].weight, rtol=1e-6)
 
 
 def test_the_gradient_norm_is_that_of_autodiff_in_any_units(key):

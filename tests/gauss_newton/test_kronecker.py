@@ -18,8 +18,13 @@ def draw(dtype, seed=0):
 
 @jax.jit
 def apply(below, roots, curved, weights, damping, vector):
-    factors = kronecker.factors(below, weights, below, roots, curved, weights)
-    return factors, kronecker.preconditioners([factors], [damping])[0](vector)
+    total = jnp.sum(weights)
+    layer = kronecker.Layer(
+        kronecker.input_factor(below, weights),
+        kronecker.output_factor(roots, curved, total),
+        kronecker.trace(below, jnp.sum(roots * curved, axis=(0, 1)), total),
+    )
+    return layer, kronecker.preconditioners([layer], [damping])[0](vector)
 
 
 def gauss_newton_matrix(below, roots, curved):
@@ -60,6 +65,49 @@ def test_a_layer_that_nothing_reaches_has_a_finite_inverse(dtype):
     zero = jnp.zeros_like(roots)
     _, found = apply(below, zero, zero, weights, jnp.asarray(1e-3, dtype), jnp.ones((4, 3), dtype))
     assert np.isfinite(found).all()
+
+
+@jax.jit
+def apply_columns(columns, weights, shift, vector):
+    """The factor's mean diagonal, and `(M + shift I)⁻¹ v` by its columns."""
+    factor = kronecker.moment(columns, weights)
+    assert isinstance(factor, kronecker.LowRank)
+    return factor.mean(), factor.inverse(linalg.inverses([factor.damped(shift)])[0], shift)(vector)
+
+
+def few_columns(dtype):
+    """`C (37, 5)`, weights, and 37 × 37 their matrix."""
+    rng = np.random.default_rng(3)
+    columns, weights = rng.standard_normal((37, 5)), rng.dirichlet(np.ones(5))
+    return jnp.asarray(columns, dtype), jnp.asarray(weights, dtype), columns * weights @ columns.T
+
+
+def test_few_columns_stand_for_their_matrix(dtype):
+    """Woodbury's identity, as long as the shift is not lost in rounding."""
+    columns, weights, matrix = few_columns(dtype)
+    vector = np.random.default_rng(4).standard_normal((37, 3))
+    mean, found = apply_columns(columns, weights, jnp.asarray(3.0, dtype), jnp.asarray(vector, dtype))
+    np.testing.assert_allclose(mean, np.trace(matrix) / 37, rtol=1e-5)
+    expected = np.linalg.solve(matrix + 3.0 * np.eye(37), vector)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 if dtype == "float32" else 1e-13)
+
+
+def test_without_a_shift_few_columns_are_inverted_in_their_range(dtype):
+    """There `M⁺`; outside it next to nothing, so that no parameters are made of rounding; and positive everywhere."""
+    columns, weights, matrix = few_columns(dtype)
+    rng, shift = np.random.default_rng(4), jnp.asarray(1e-30, dtype)
+    inside, outside = matrix @ rng.standard_normal((37, 3)), rng.standard_normal((37, 3))
+    outside -= matrix @ np.linalg.lstsq(matrix, outside, rcond=1e-9)[0]
+    found = [apply_columns(columns, weights, shift, jnp.asarray(one, dtype))[1] for one in (inside, outside)]
+    expected = np.linalg.pinv(matrix, rcond=1e-9) @ inside
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=0.05 if dtype == "float32" else 1e-3)
+    typical = np.trace(matrix) / 5
+    assert 0 < np.vdot(outside, found[1]) < (100 if dtype == "float32" else 1e5) / typical * np.vdot(outside, outside)
+
+
+def test_a_diagonal_factor():
+    found = kronecker.Diagonal(jnp.asarray([1.0, 3.0])).inverse(None, jnp.asarray(1.0))(jnp.ones((2, 3)))
+    np.testing.assert_allclose(found, [[0.5] * 3, [0.25] * 3])
 
 
 def test_nan_stays_with_its_member():

@@ -112,6 +112,26 @@ def test_a_bad_batch_leaves_no_trace_in_the_preconditioner(key):
     assert np.linalg.norm(change(after, state)) > 0
 
 
+@pytest.mark.parametrize("power", [-50, 50])
+def test_the_units_of_the_targets_do_not_matter(power, key):
+    """That of the first batch is kept; a bad first batch has none. A power of two: the same steps, bit for bit."""
+    params, batch = problem(key, "float32", n=11)
+    hparams = gauss_newton.MinibatchHparams(learning_rate=0.5, momentum=0.5)
+    unit, found = np.float32(2.0**power), []
+    for one in (np.float32(1.0), unit):
+        moved = (params[0], jills.Layer(params[1].weight * one, params[1].bias * one))
+        scaled = batch._replace(targets=batch.targets * one)
+        state = init(ITERATED, moved, scaled)
+        state, _ = step(ITERATED, hparams, state, scaled._replace(targets=scaled.targets * jnp.nan))
+        assert state.inner.unit == 0
+        for factor in (1.0, 1.5, 3.0):
+            state, info = step(ITERATED, hparams, state, scaled._replace(targets=scaled.targets * factor))
+        assert np.log2(state.inner.unit / one) in (-2, -1, 0, 1)
+        found.append((state.params[0].weight, info.loss / one**2))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
 def test_minibatch_steps_agree_under_vmap(key):
     """Where members renew at different steps: one of them begins later."""
     params, batch = problem(key, n=11)

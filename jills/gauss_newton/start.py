@@ -1,0 +1,62 @@
+"""A start that is made for data in other units: what the first step does about it, before any block is solved."""
+
+import jax
+import jax.numpy as jnp
+
+from jills.gauss_newton.line_search import Position
+from jills.gauss_newton.model import Objective
+from jills.linalg import HIGHEST, matmul
+from jills.transformations import cond
+
+LARGEST, SMALLEST = 30.0, 0.01  # root mean square of the first layer's total inputs, and their deviation over the rows
+OUTSIZED = 1e4  # a loss of so many variances of the targets
+
+
+def fitted(objective: Objective, start: Position, step: jax.Array) -> Position:
+    """Where to begin from: in a first step (`step`, `()`, is 0) both of these; later only what `shrunk` does."""
+    if objective.network.num_layers > 1:
+        start = cond(step == 0, lambda: _rescaled(objective, start), lambda: start)
+    return start if objective.rows.unit is None else _shrunk(objective, start)
+
+
+def lower(start: Position, end: Position) -> tuple[jax.Array, Position]:
+    """Whether a step got below its start, `()` bool, as it need not if it began elsewhere; and where it ends then."""
+    kept = end.value <= start.value
+    choose = lambda new, old: jnp.where(kept, new, old)  # noqa: E731 used at once
+    matrices = tuple(map(choose, end.matrices, start.matrices))
+    return kept, end._replace(
+        matrices=matrices, loss=choose(end.loss, start.loss), value=choose(end.value, start.value)
+    )
+
+
+def _rescaled(objective, start):
+    """The first layer's parameters taken for inputs that are centred and scaled, where its units are out of range.
+
+    Raw years saturate every unit of a start that was drawn for inputs of size one, inputs of 1e-6 leave them linear.
+    """
+    rows, first = objective.rows, start.matrices[0]
+    total = matmul(first.T, start.current.below[0])
+    square = matmul(jnp.square(total), rows.omega[:, None])
+    spread = matmul(jnp.square(total - matmul(total, rows.omega[:, None])), rows.omega[:, None])
+    out_of_range = (jnp.mean(square) > LARGEST**2) | (jnp.mean(spread) < SMALLEST**2)
+    first = jnp.where(out_of_range, rows.scaling.to_params(first), first)
+    return Position.of(objective, (first, *start.matrices[1:]))
+
+
+def _shrunk(objective, start):
+    """Where predictions dwarf the targets, the output layer times the factor `t` that lowers the squared error most.
+
+    `t = Σ_n ω_n p_n y_n / Σ_n ω_n p_n²`. (In other units than the network was started for, no digit of its first exact
+    solve would be right, and hidden units would be saturated to make up for it.)
+    """
+    prediction = start.current.prediction
+    weighed = objective.rows.omega[None, :] * prediction
+    overlap = jnp.vdot(weighed, objective.rows.targets_in_units.T, precision=HIGHEST)
+    share = overlap / jnp.vdot(weighed, prediction, precision=HIGHEST)
+    share = jnp.where(jnp.isfinite(share), share, jnp.zeros_like(share))
+    factor = jnp.where(start.loss > OUTSIZED, share, jnp.ones_like(share))
+    matrices = (*start.matrices[:-1], factor * start.matrices[-1])
+    current = start.current._replace(prediction=factor * prediction)
+    loss = objective.loss_of(current.prediction)
+    # The penalty is less than before; taken as it was, for it costs a pass over all parameters.
+    return Position(matrices, current, loss, loss + (start.value - start.loss))
