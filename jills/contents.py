@@ -12,9 +12,10 @@ import dataclasses
 import dis
 import functools
 import hashlib
+import itertools
 import sys
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,13 @@ OPAQUE = {
     *("fromfile", "fromregex", "genfromtxt", "load", "load_model", "loadtxt", "memmap", "open_memmap"),
 }
 """Names after which it is unknown what a function reads."""
+
+MADE = {
+    *("__init__", "__new__", "__post_init__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"),
+    *("__setattr__", "__delattr__", "__getnewargs__", "__replace__", "__annotate__", "__annotate_func__"),
+    *("_fields", "_field_defaults", "_make", "_replace", "_asdict", "_abc_impl"),
+}
+"""Of the class of a frozen value, what its other methods do not depend on; most are made by Python."""
 
 PLAIN = (type(None), bool, int, str, bytes, float, complex, range, type(...), np.dtype)
 MOST = 10_000  # values; more would take longer to read than they are worth
@@ -127,7 +135,9 @@ class _Reader:
             case dict() if type(value) is dict:
                 return self._all("dict", [each for pair in value.items() for each in pair])
             case tuple() if hasattr(type(value), "_fields") and type(value).__base__ is tuple:
-                return (Same(type(value)), *map(self.read, tuple(value)))
+                return (self.read(type(value)), *map(self.read, tuple(value)))
+            case type() if hasattr(value, "_fields") or hasattr(value, "__dataclass_fields__"):
+                return self._class(value)
             case functools.partial() if type(value) is functools.partial and not vars(value):
                 return self._all("partial", (value.func, value.args, value.keywords))
             case types.MethodType():
@@ -139,26 +149,43 @@ class _Reader:
             case _ if isinstance(value, _JITTED):  # it keeps what it has traced: two of them are never alike
                 return ("jitted", Same(value), self.read(getattr(value, "__wrapped__", None)))
         if _is_frozen(value):
-            return (Same(type(value)), *(self.read(getattr(value, each.name)) for each in dataclasses.fields(value)))
+            fields = (self.read(getattr(value, each.name)) for each in dataclasses.fields(value))
+            return (self.read(type(value)), *fields)
         raise Unseen(f"a {name_of(value)}")
 
     def _code(self, code):
-        if any(step.opname == "IMPORT_NAME" for step in dis.get_instructions(code)) or OPAQUE & set(code.co_names):
+        if _names(code).imports or OPAQUE & set(code.co_names):
             raise Unseen(f"{code.co_name} may read what is not known")
         numbers = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
         names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
         return (code.co_code, code.co_exceptiontable, numbers, names, self._all("constants", _ordered(code.co_consts)))
 
+    def _class(self, kind):
+        """Of a NamedTuple or dataclass: its methods, and values that stand in the class."""
+        fields = {*getattr(kind, "_fields", ()), *getattr(kind, "__dataclass_fields__", ())}
+        parts = [
+            (name, self.read(getattr(each, "fget", getattr(each, "__func__", each))))
+            for base in kind.__mro__
+            if not is_pure(base)
+            for name, each in vars(base).items()
+            if name not in fields | MADE and (not name.startswith("__") or isinstance(each, types.FunctionType))
+        ]
+        return (Same(kind), *parts)
+
     def _function(self, function):
-        known, named = function.__globals__, sorted(_names(function.__code__))
-        if "random" in named and any(known.get(name) is np for name in named):
-            raise Unseen(f"{name_of(function)} may draw from numpy.random")
+        known, names = function.__globals__, _names(function.__code__)
         try:
             cells = [cell.cell_contents for cell in function.__closure__ or ()]
         except ValueError:
             raise Unseen("a cell that is empty yet") from None
+        closed_over = dict(zip(function.__code__.co_freevars, cells, strict=True))
+        if any((known | closed_over).get(owner) is not jax for owner in names.owners):
+            raise Unseen(f"{name_of(function)} may draw from numpy.random")
         parts = (function.__code__, function.__defaults__, function.__kwdefaults__, vars(function), cells)
-        return (*self._all("function", parts), *((name, self.read(known[name])) for name in named if name in known))
+        return (
+            *self._all("function", parts),
+            *((name, self.read(known[name])) for name in sorted(names.globals) if name in known),
+        )
 
 
 _JITTED = type(jax.jit(lambda: 0))
@@ -169,10 +196,29 @@ def _ordered(constants):
     return [tuple(sorted(map(repr, each))) if isinstance(each, frozenset) else each for each in constants]
 
 
-def _names(code):
-    """All names in a code and in those inside it; those of attributes too, which are no harm."""
-    inside = (each for each in code.co_consts if isinstance(each, types.CodeType))
-    return set(code.co_names).union(*map(_names, inside))
+class _Names(NamedTuple):
+    """What a code and those inside it name."""
+
+    globals: frozenset[str]
+    owners: frozenset[str]  # of what `.random` is taken; "" where that has no name outside of the code
+    imports: bool
+
+
+@functools.lru_cache(maxsize=4096)
+def _names(code) -> _Names:
+    steps = [step for step in dis.get_instructions(code) if step.opname not in ("EXTENDED_ARG", "CACHE")]
+    inside = [_names(each) for each in code.co_consts if isinstance(each, types.CodeType)]
+    named = [step.argval for step in steps if step.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT"))]
+    owners = [
+        before.argval if before.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF") else ""
+        for before, step in itertools.pairwise(steps)
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval == "random"
+    ]
+    return _Names(
+        frozenset(named).union(*(each.globals for each in inside)),
+        frozenset(owners).union(*(each.owners for each in inside)),
+        any(step.opname == "IMPORT_NAME" for step in steps) or any(each.imports for each in inside),
+    )
 
 
 def _is_frozen(value):

@@ -21,9 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract import NETWORK, Rate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jills
 from jills.contents import Unseen, read
 from jills.functions import Static, settle
 
@@ -58,6 +60,9 @@ def run_source(source, **names):
 class Pair(NamedTuple):
     one: Any
     two: Any
+
+    def second(self, x):
+        return self.two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +194,8 @@ EQUAL: dict[str, Any] = {
     "dictionary": lambda n: (lambda numbers: lambda x: numbers["n"])({"n": n}),
     "key": lambda n: (lambda numbers: lambda x: next(iter(numbers)))({n: 0}),
     "order": lambda n: (lambda numbers: lambda x: next(iter(numbers.values())))({repr(n): n, "a": 0}),
+    "method of a tuple": lambda n: Pair(0, n).second,
+    "arrays and random keys": lambda n: lambda x: (jax.random.key(0), np.float64(0.0), n)[2],
     "set": lambda n: (lambda numbers: lambda x: min(numbers))({n}),
     "tuple": lambda n: (lambda pair: lambda x: pair.two)(Pair(0, n)),
     "array": lambda n: (lambda array: lambda x: array[0].item())(np.array([n])),
@@ -361,6 +368,34 @@ def set_helper(n):
     return space["f"], lambda new: exec(f"def g(): return {new!r}", space)
 
 
+def set_behind_a_frozen_object(n):
+    text = (
+        "import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass C:\n    size: int = 1\n    own = N\n"
+        "    def f(self, x): return self.g(x)\n    def g(self, x): return self.last + C(2).own\n"
+        "    @property\n    def last(self): return 0 * L"
+    )
+    space = run_source(text, N=n, L=1)
+    return space["C"](3).f, lambda new: setattr(space["C"], "own", new)
+
+
+def set_behind_a_method_of_a_frozen_object(n):
+    text = (
+        "import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass C:\n    size: int = 1\n"
+        "    def f(self, x): return self.g(x)\n    def g(self, x): return N"
+    )
+    space = run_source(text, N=n)
+    return space["C"](3).f, lambda new: space.update(N=new)
+
+
+def set_behind_a_method_of_a_tuple(n):
+    text = (
+        "from typing import NamedTuple\nclass C(NamedTuple):\n    size: int = 1\n"
+        "    @staticmethod\n    def g(x): return N\nthing = C(3)\ndef f(x): return thing.g(x)"
+    )
+    space = run_source(text, N=n)
+    return space["f"], lambda new: space.update(N=new)
+
+
 def set_in_the_name_of_another(n):
     def function(x):
         return n
@@ -452,6 +487,11 @@ def test_tracers_that_are_closed_over_work_as_they_do_in_jax():
     "function",
     [
         lambda x: np.random.bytes(8),  # noqa: NPY002 as old programs have it
+        (lambda library: lambda x: library.random.bytes(8))(np),
+        lambda x, library=np: library.random.bytes(8),
+        lambda x: (lambda: np.random.bytes(8))(),  # noqa: NPY002
+        lambda x: (jax.random.key(0), np.random.bytes(8)),  # noqa: NPY002
+        lambda x: (lambda library: library.random.bytes(8))(np),
         lambda x: np.load("numbers.npy"),
         lambda x: np.fromfile("numbers.npy"),
         lambda x: jnp.load("numbers.npy"),
@@ -487,6 +527,19 @@ def test_something_without_a_hash_is_known_by_identity():
     one, other = ([open], [open])
     assert Static(one) == Static(one)
     assert Static(one) != Static(other)
+
+
+def test_an_algorithm_is_read_with_its_methods():
+    text = (
+        "class Descent(Algorithm):\n    defaults = Rate()\n    def update(self, hparams, state, batch):\n"
+        "        return state, rate(hparams)\ndef rate(hparams): return N * hparams.learning_rate"
+    )
+    space = run_source(text, N=1, Algorithm=jills.Algorithm, Rate=Rate)
+    algorithm = space["Descent"](network=NETWORK)
+    before = read(algorithm)
+    assert read(space["Descent"](network=NETWORK)) == before
+    space["N"] = 2
+    assert read(algorithm) != before
 
 
 def test_names_and_lines_do_not_matter():

@@ -59,8 +59,10 @@ WINGS = {
         {"__init__"},
     ],
     "training": [
-        {"run", "history", "progress", "result", "structure", "memory"},
-        {"chunks", "checkpoint", "description", "diagnosis"},
+        {"run", "history", "progress", "structure", "memory"},
+        {"chunks", "description", "diagnosis"},
+        {"result"},
+        {"checkpoint"},
         {"models", "sweep"},
         {"__init__"},
     ],

@@ -67,7 +67,7 @@ def public_name(value: Any) -> str:
     path = value.__module__.split(".")
     for length in range(1, len(path)):
         module = ".".join(path[:length])
-        if getattr(sys.modules.get(module), value.__qualname__, None) is value:
+        if getattr(sys.modules.get(module), "__dict__", {}).get(value.__qualname__) is value:
             return f"{module}.{value.__qualname__}"
     return f"{value.__module__}.{value.__qualname__}"
 
@@ -153,7 +153,7 @@ def _named_tuple(name, given):
     for length in range(len(path) - 1, 0, -1):
         found = sys.modules.get(".".join(path[:length]))
         for part in path[length:]:
-            found = getattr(found, part, None)
+            found = getattr(found, "__dict__", {}).get(part)  # not by getattr, at which some modules import others
         if isinstance(found, type) and issubclass(found, tuple) and hasattr(found, "_fields"):
             kind: Any = found
             values = kind._field_defaults | given

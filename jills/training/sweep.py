@@ -24,10 +24,10 @@ from jills.functions import Static, settle
 from jills.hparams import as_columns
 from jills.results import Stop
 from jills.training import chunks
-from jills.training.description import describe, differences
+from jills.training.description import describe
 from jills.training.memory import free_bytes, tree_bytes
 from jills.training.progress import OnChunk
-from jills.training.result import SweepResult
+from jills.training.result import SweepResult, check_same
 from jills.training.run import as_partial, blank_detail, check_static
 from jills.types import Metrics, Problem, State
 
@@ -109,7 +109,7 @@ def sweep(
     keys = checks.checked_keys(keys)
     described = describe(algorithm)
     if isinstance(state, SweepResult):
-        _check_same(state, described, keys, as_columns(hparams)[1])
+        check_same(state, described, keys, as_columns(hparams)[1])
         state = state.state
     static, problem = Static(algorithm), as_partial(problem)
     metrics = None if metrics is None else as_partial(metrics)
@@ -151,47 +151,10 @@ def sweep(
         compile_seconds=compile_seconds,
         run_seconds=progress.seconds,
         error=progress.error,
-        keys=keys,
+        keys=np.asarray(jax.random.key_data(keys)),
         hparams=jax.tree.map(np.asarray, columns),
         algorithm=described,
     )
-
-
-def _check_same(before: SweepResult, described: str, keys: jax.Array, hparams: Any) -> None:
-    """Raises ValueError where a sweep was made with another algorithm, other keys or hyperparameters."""
-    others = []
-    if before.algorithm and before.algorithm != described:
-        others.append(f"another algorithm ({differences(before.algorithm, described)})")
-    if before.keys is not None and not _equal_keys(before.keys, keys):
-        others.append(f"other keys ({before.keys.shape[0]} then, {keys.shape[0]} now)")
-    if before.hparams is not None and (wrong := _other_hparams(before.hparams, hparams)):
-        others.append(f"other hyperparameters ({wrong})")
-    if others:
-        raise ValueError(
-            f"the sweep to go on from was made with {' and '.join(others)}; give the same, or, to go on with others on "
-            "purpose, state=result.state in place of the whole result"
-        )
-
-
-def _equal_keys(one, other):
-    return one.dtype == other.dtype and np.array_equal(jax.random.key_data(one), jax.random.key_data(other))
-
-
-def _other_hparams(before, now):
-    """Which hyperparameters differ, by more than a cast to float32 would make them."""
-    if type(before) is not type(now):
-        return f"of another kind, {type(before).__qualname__} then"
-    names = getattr(now, "_fields", range(len(now)))
-    pairs = ((name, np.asarray(one), np.asarray(other)) for name, one, other in zip(names, before, now, strict=True))
-    return ", ".join(
-        f"{name} was {_short(one)} and is {_short(other)}"
-        for name, one, other in pairs
-        if one.shape != other.shape or not np.allclose(one, other, rtol=1e-6, atol=0.0, equal_nan=True)
-    )
-
-
-def _short(values):
-    return np.array2string(np.unique(values), precision=4, threshold=6, edgeitems=2)
 
 
 def _checked_blank(algorithm, returned):

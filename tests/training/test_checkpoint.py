@@ -2,6 +2,7 @@
 
 import functools
 import json
+import pickle
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -245,7 +246,8 @@ def test_the_whole_result_of_a_sweep(tmp_path):
     assert type(loaded.interrupted) is bool
     assert loaded.error is None
     assert isinstance(loaded.info.loss, np.ndarray)
-    np.testing.assert_array_equal(jax.random.key_data(loaded.keys), jax.random.key_data(keys))
+    np.testing.assert_array_equal(loaded.keys, jax.random.key_data(keys))
+    same(pickle.loads(pickle.dumps(result)), result)
     np.testing.assert_array_equal(loaded.hparams.learning_rate, HPARAMS["adam"].learning_rate.astype("float32"))
     assert "network.sizes = (3, 5, 2)" in loaded.algorithm.splitlines()
     go_on = functools.partial(jills.sweep, ALGORITHMS["adam"], HPARAMS["adam"], PROBLEMS["float32"])
