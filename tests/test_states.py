@@ -37,7 +37,7 @@ def test_units_that_are_flat_on_all_rows_are_counted(name, dtype):
     told = share_saturated(
         getattr(activations, name), layer(weights, biases, dtype), jnp.asarray(ROWS, dtype), jnp.full(11, 1 / 11, dtype)
     )
-    assert told.dtype == jnp.float32
+    assert told.dtype == dtype
     np.testing.assert_allclose(told, expected, rtol=1e-6)
     assert name == "identity" or 0 < expected < 1
 
