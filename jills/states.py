@@ -45,7 +45,7 @@ def with_records(state: State, old: State, keep: jax.Array) -> State:
 
 
 def share_saturated(activation: Activation, layer: Layer, inputs: jax.Array, weights: jax.Array) -> jax.Array:
-    """The share of a layer's units that are flat on all but a few rows: saturated, or dead as ReLUs are; `()` float32.
+    """The share of a layer's units that are flat on all but a few rows: saturated, or dead as ReLUs are; `()`.
 
     Args:
         activation: of the layer; its slope at -1, 0 and 1 tells how steep it can be.

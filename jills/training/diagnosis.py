@@ -121,9 +121,9 @@ def _overfitted(history):
 
 
 def _stopped(history):
-    why = _ending(history)
     if history.is_exact:
-        return "converged", f"{why}, zero to rounding"
+        return "converged", f"it has stopped at loss {history.losses[-1]:.3g}, which is zero to rounding"
+    why = _ending(history)
     if history.code == results.STUCK:
         return "stalled", why
     if history.is_small is False:
