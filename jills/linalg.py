@@ -95,6 +95,8 @@ def _by_cholesky(matrix, right=None):
     valid = jnp.isfinite(size)
     factor = lax.linalg.cholesky(jnp.where(valid, matrix, eye), symmetrize_input=False)
     if right is None:
+        # An identity that depends on data: a constant one would lie in memory from the beginning of a program on.
+        eye = jnp.where(valid, eye, jnp.zeros_like(eye))
         root = lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
         found = matmul(root.T, root)
     else:

@@ -46,7 +46,7 @@ class LinearBlock(NamedTuple):
 
     def sensitivities(self) -> Vector:
         """`S^l = ∂ h^L / ∂ H^l` of the block's layers, each `(k, n_l, n)`."""
-        return linearization.sensitivities(self.matrices, self.current.slopes, self.block)
+        return linearization.sensitivities(self.matrices, self.current, self.block)
 
     def jacobian(self) -> jax.Array:
         """`J` as a dense array, `(k, p, n)`."""

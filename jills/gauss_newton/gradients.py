@@ -30,7 +30,7 @@ def gradients(objective: Objective, matrices: Sequence[jax.Array], current: Pass
     shrink = 1.0 / jnp.where(largest > 0, largest, jnp.ones_like(largest))  # squares must be numbers in float32
     # Norms over rows by weight: of A with it, of slopes, which hold it already, with its inverse.
     root = None if rows.weights is None else jnp.sqrt(rows.omega)[None, :]
-    inverse = shrink if root is None else jnp.where(root > 0, _over(shrink, root), jnp.zeros_like(root))
+    inverse = 1.0 if root is None else jnp.where(root > 0, _over(1.0, root), jnp.zeros_like(root))
     gradient, shares = [], []
     for layer, (inputs, cotangent, matrix) in enumerate(zip(current.below, cotangents, matrices, strict=True)):
         decay = objective.decays[layer] * matrix
@@ -43,11 +43,11 @@ def gradients(objective: Objective, matrices: Sequence[jax.Array], current: Pass
             gradient.append(rows.scaling.gradient(fall) + decay)
             decay = rows.scaling.transposed(decay)
         weighed = inputs if root is None else inputs * root
-        whole = _square(weighed) * _square(cotangent * inverse) + _square(shrink * decay)
+        whole = _square(weighed) * _square(shrink * cotangent * inverse) + _square(shrink * decay)
         shares.append(_over(_square(shrink * (fall + decay)), whole))
     values = current.prediction
-    error = values - matmul(values, rows.omega)[:, None] if rows.unit is None else jnp.ones_like(values)
-    own, other = _square(slope * inverse), _square(objective.curve(values, error) * inverse)
+    error = shrink * (values - matmul(values, rows.omega)[:, None] if rows.unit is None else jnp.ones_like(values))
+    own, other = _square(shrink * slope * inverse), _square(objective.curve(values, error) * inverse)
     relative = jnp.sqrt(jnp.minimum(jnp.max(jnp.stack(shares)) * _over(own, own + other), 1.0))
     # Over s² the objective, over s the output layer's parameters: in this order, so that no square vanishes.
     parts, unit = list(objective.in_units(gradient)), rows.unit

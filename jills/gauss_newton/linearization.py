@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jills import activations
 from jills.linalg import matmul
 from jills.network import Network
 from jills.types import Layer, Params
@@ -33,7 +34,7 @@ class Pass(NamedTuple):
     """A forward pass, with what its linearisation needs."""
 
     below: tuple[jax.Array, ...]  # A^l transposed, [h^(l-1); 1], each (n_(l-1) + 1, n)
-    slopes: tuple[jax.Array, ...]  # f_l'(H^l), each (n_l, n)
+    slopes: tuple[jax.Array | None, ...]  # f_l'(H^l), each (n_l, n); None: ones, of the identity
     prediction: jax.Array  # h^L, (k, n)
 
 
@@ -78,7 +79,7 @@ def forward(network: Network, matrices: Sequence[jax.Array], start: Pass | jax.A
         total = matmul(matrices[layer].T, current)
         values = activation.forward(total)
         below.append(current)
-        slopes.append(activation.derivative(total))
+        slopes.append(None if activation == activations.identity else activation.derivative(total))
         if layer + 1 < network.num_layers:
             current = with_ones(values)
     return Pass(tuple(below), tuple(slopes), values)
@@ -90,7 +91,7 @@ def jvp(matrices, below, slopes, block: Block, changes: Sequence[jax.Array]) -> 
     Args:
         matrices: `θ^l` of all layers.
         below: `A^l` of the block's layers.
-        slopes: `f_l'(H^l)` of all layers.
+        slopes: `f_l'(H^l)` of all layers, None for the identity's.
         block: which layers change.
         changes: `Δ^l` of the block's layers.
     """
@@ -101,7 +102,7 @@ def jvp(matrices, below, slopes, block: Block, changes: Sequence[jax.Array]) -> 
             change = matmul(matrices[layer][:-1].T, change)
             if layer <= last:
                 change = change + matmul(changes[layer - first].T, below[layer - first])
-        change = slopes[layer] * change
+        change = _times(slopes[layer], change)
     return change
 
 
@@ -110,7 +111,7 @@ def backward(matrices, slopes, block: Block, cotangents: jax.Array) -> list[jax.
     first, last = block
     found = []
     for layer in reversed(range(first, len(matrices))):
-        cotangents = cotangents * slopes[layer]
+        cotangents = _times(slopes[layer], cotangents)
         if layer <= last:
             found.append(cotangents)
         if layer > first:
@@ -118,11 +119,16 @@ def backward(matrices, slopes, block: Block, cotangents: jax.Array) -> list[jax.
     return found[::-1]
 
 
-def sensitivities(matrices, slopes, block: Block) -> list[jax.Array]:
+def _times(slope, values):
+    """`f'(H) ⊙ v`; arrays of ones, of the size of the targets, are spared."""
+    return values if slope is None else slope * values
+
+
+def sensitivities(matrices, current: Pass, block: Block) -> list[jax.Array]:
     """`S^l = ∂ h^L / ∂ H^l` of the block's layers, each `(k, n_l, n)`: one `backward` for each output."""
-    k, n = slopes[-1].shape
-    each = jnp.broadcast_to(jnp.eye(k, dtype=slopes[-1].dtype)[:, :, None], (k, k, n))
-    return jax.vmap(lambda cotangents: backward(matrices, slopes, block, cotangents))(each)
+    k, n = current.prediction.shape
+    each = jnp.broadcast_to(jnp.eye(k, dtype=current.prediction.dtype)[:, :, None], (k, k, n))
+    return jax.vmap(lambda cotangents: backward(matrices, current.slopes, block, cotangents))(each)
 
 
 def jacobian(below: Sequence[jax.Array], sensitivity: Sequence[jax.Array]) -> jax.Array:

@@ -36,7 +36,7 @@ def everything():
         found = []
         for first, last in BLOCKS:
             below, own = current.below[first : last + 1], changes[first : last + 1]
-            sensitivity = linearization.sensitivities(matrices, current.slopes, (first, last))
+            sensitivity = linearization.sensitivities(matrices, current, (first, last))
             found.append(
                 (
                     linearization.jvp(matrices, below, current.slopes, (first, last), own),
