@@ -11,15 +11,27 @@ from jills.arrays import cast
 from jills.types import Batch
 
 
+LARGEST_EXPONENT = 60  # of weights whose sum means something
+
+
+def total_weight(batch: Batch, dtype) -> jax.Array:
+    """The sum of the weights as they were given, `()`: the number of rows, where each has weight one."""
+    if batch.weights is None:
+        return jnp.asarray(batch.inputs.shape[0], dtype)
+    return jnp.sum(cast(_relative(batch.weights, dtype, LARGEST_EXPONENT), dtype))
+
+
 def cast_known(batch: Batch, dtype) -> Batch:
     """The batch in a dtype, for a program that is compiled once for it; arrays of JAX that are in it stay as they are.
 
     NumPy's are cast here and not by JAX, which would first bring float64 and int64 to 32 bits where 64 are off.
+    Weights stay as large as they are, for algorithms to which their sum tells the number of rows, unless they are so
+    large or small that no dtype would hold it.
     """
     inputs, targets = (array if _is_ready(array, dtype) else cast(array, dtype) for array in batch[:2])
     weights: Any = batch.weights
     if not (weights is None or _is_ready(weights, dtype)):
-        weights = cast(_relative(weights, dtype), dtype)
+        weights = cast(_relative(weights, dtype, LARGEST_EXPONENT), dtype)
     return Batch(inputs, targets, weights)
 
 
@@ -47,8 +59,10 @@ def prepare(batch: Batch, dtype) -> Batch:
     return batch._replace(weights=batch.weights / jnp.where(total > 0, total, jnp.ones_like(total)))
 
 
-def _relative(weights, dtype):
+def _relative(weights, dtype, spared=0):
     """Weights times the power of two that brings their largest near one: all 1e-46 must not vanish in float32.
+
+    Not where its exponent is no more than `spared`.
 
     A power of two changes no digit, so that NumPy and every program of JAX agree on the result. Weights of fewer bits
     than a dtype are brought to it first.
@@ -60,6 +74,7 @@ def _relative(weights, dtype):
     elif not jnp.issubdtype(weights.dtype, jnp.floating) or weights.dtype.itemsize < np.dtype(dtype).itemsize:
         weights = weights.astype(dtype)
     _, exponent = library.frexp(library.max(weights))
+    exponent = library.where(abs(exponent) > spared, exponent, 0)
     return library.ldexp(weights, -exponent)
 
 

@@ -135,6 +135,25 @@ def _solve_jvp(primals, tangents):
     return x, matmul(_inverse(primals[0][None])[0], tangents[1] - matmul(tangents[0], x))
 
 
+def _root_of_inverse(matrix):
+    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    valid = jnp.isfinite(jnp.sum(jnp.abs(matrix)))
+    factor = lax.linalg.cholesky(jnp.where(valid, matrix, eye), symmetrize_input=False)
+    root = lax.linalg.triangular_solve(factor, jnp.where(valid, eye, jnp.zeros_like(eye)), left_side=True, lower=True)
+    return jnp.where(valid, root, jnp.nan)
+
+
+_roots = fold_batches(_root_of_inverse, jax.vmap(_root_of_inverse))
+
+
+def inverse_root(matrix: jax.Array) -> jax.Array:
+    """`L⁻¹` of `M = L Lᵀ`, lower triangular, so that `M⁻¹ = L⁻ᵀ L⁻¹`, for a symmetric positive definite `(p, p)`.
+
+    NaN where Cholesky fails. The logarithm of the determinant of M is `−2 Σ log diag L⁻¹`.
+    """
+    return _roots(matrix[None])[0]
+
+
 def inverses(matrices: Sequence[jax.Array]) -> list[jax.Array]:
     """`M⁻¹` of symmetric positive definite matrices of any sizes; NaN where Cholesky fails.
 

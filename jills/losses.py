@@ -28,6 +28,13 @@ class Allowed(NamedTuple):
     text: str  # ends the sentence "targets must …"
 
 
+class Noise(NamedTuple):
+    """The density `exp(−β c value) / Z(β)` of the difference between a target and its prediction, of one output."""
+
+    log_normalizer: Callable[[jax.Array], jax.Array]  # β → log Z
+    variance: Callable[[jax.Array], jax.Array]  # β → that of the difference
+
+
 @dataclass(frozen=True)
 class Loss:
     """A loss of the prediction `z` for the target `y`, one value for each row.
@@ -50,6 +57,9 @@ class Loss:
         allowed: the targets that the loss is made for, refused where they are known to be others.
         in_units: `s () → Loss`, the loss `value(s z, s y) / s²` of predictions and targets over s, where predictions
             are in the units of the targets: with it Gauss–Newton does the same in all units. None: they are not.
+        likelihood: `k → c` such that `c value` is minus the logarithm of the probability of a row of k outputs, but for
+            a constant; for `jills.evidence`. None: c is one.
+        noise: of a loss that leaves the level β of the noise open, which `jills.evidence` then learns; None: β is one.
 
     The first three are all that most algorithms need. Define them at module level, so that the loss
     can be compared, hashed and pickled. Counts, for example, with the logarithm of their rate as prediction::
@@ -77,6 +87,8 @@ class Loss:
     logits: Callable[[jax.Array], jax.Array] | None = None
     allowed: Allowed | None = None
     in_units: Callable[[jax.Array], "Loss"] | None = None
+    likelihood: Callable[[int], float] | None = None
+    noise: Noise | None = None
 
     def __call__(self, predictions: jax.Array, targets: jax.Array, weights: jax.Array | None = None) -> jax.Array:
         """The mean of the row losses, `Σ w_n value_n / Σ w_n`; rows of weight zero do not count.
@@ -134,6 +146,18 @@ def _squared_error_in_units(unit):
     return squared_error
 
 
+def _half_of_each(k):
+    return 0.5 * k
+
+
+def _gaussian_log_normalizer(beta):
+    return 0.5 * (math.log(2.0 * math.pi) - jnp.log(beta))
+
+
+def _gaussian_variance(beta):
+    return 1.0 / beta
+
+
 squared_error = Loss(
     _squared_error,
     _squared_error_gradient,
@@ -143,6 +167,8 @@ squared_error = Loss(
     product=_squared_error_product,
     bound=_squared_error_bound,
     in_units=_squared_error_in_units,
+    likelihood=_half_of_each,
+    noise=Noise(_gaussian_log_normalizer, _gaussian_variance),
 )
 """`mean_k (z_k - y_k)²`: the mean square over rows and outputs, without a factor ½.
 
@@ -253,6 +279,10 @@ def _one_quarter(k):
     return 0.25 / k
 
 
+def _each(k):
+    return float(k)
+
+
 def _is_probability(targets):
     return np.all((targets >= 0) & (targets <= 1), axis=1)
 
@@ -263,6 +293,7 @@ sigmoid_cross_entropy = Loss(
     _sigmoid_curvature,
     product=_sigmoid_product,
     bound=_one_quarter,
+    likelihood=_each,
     probabilities=_sigmoid,
     logits=_sigmoid_logits,
     allowed=Allowed(
@@ -313,6 +344,23 @@ def _huber_product(delta, predictions, targets, vectors):
     return _huber_weights(delta, predictions, targets) * vectors
 
 
+def _huber_log_normalizer(delta, beta):
+    return jnp.log(_huber_mass(delta, beta)[0])
+
+
+def _huber_variance(delta, beta):
+    inside, edge = _huber_mass(delta, beta)[1:]
+    outside = 2.0 * edge * (delta / beta + 2.0 / (beta**2 * delta) + 2.0 / (beta * delta) ** 3)
+    return ((inside - 2.0 * delta * edge) / beta + outside) / _huber_mass(delta, beta)[0]
+
+
+def _huber_mass(delta, beta):
+    """`∫ exp(−½ β ρ)`: of all differences, of those within δ, and the density at δ before it is normalized."""
+    inside = jnp.sqrt(2.0 * math.pi / beta) * jax.scipy.special.erf(delta * jnp.sqrt(0.5 * beta))
+    edge = jnp.exp(-0.5 * beta * delta**2)
+    return inside + 2.0 * edge / (beta * delta), inside, edge
+
+
 def huber(delta: float = 1.0) -> Loss:
     """`mean_k ρ(z_k - y_k)`, with `ρ(r) = r²` for `|r| ≤ δ` and `2 δ |r| - δ²` beyond: outliers pull less.
 
@@ -336,9 +384,17 @@ def huber(delta: float = 1.0) -> Loss:
 
 def _huber_loss(delta: Any) -> Loss:
     """Huber's loss for any δ, a traced one too."""
-    value, gradient, curvature, product, in_units = (
+    value, gradient, curvature, product, in_units, log_normalizer, variance = (
         _WithDelta(function, delta)
-        for function in (_huber, _huber_gradient, _huber_curvature, _huber_product, _huber_in_units)
+        for function in (
+            _huber,
+            _huber_gradient,
+            _huber_curvature,
+            _huber_product,
+            _huber_in_units,
+            _huber_log_normalizer,
+            _huber_variance,
+        )
     )
     return Loss(
         value,
@@ -348,6 +404,8 @@ def _huber_loss(delta: Any) -> Loss:
         product=product,
         bound=_squared_error_bound,
         in_units=in_units,
+        likelihood=_half_of_each,
+        noise=Noise(log_normalizer, variance),
     )
 
 
@@ -355,4 +413,4 @@ def _huber_in_units(delta, unit):
     return _huber_loss(delta / unit)
 
 
-__all__ = ["Allowed", "Loss", "huber", "sigmoid_cross_entropy", "softmax_cross_entropy", "squared_error"]
+__all__ = ["Allowed", "Loss", "Noise", "huber", "sigmoid_cross_entropy", "softmax_cross_entropy", "squared_error"]

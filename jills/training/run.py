@@ -121,8 +121,10 @@ def blank_detail(algorithm: Algorithm, dtype) -> Any:
     config: Any = jax.config
     allowed = not config.jax_debug_nans
 
-    def blank(number):
-        return np.asarray(number if allowed else 0, dtype) if isinstance(number, float) else np.int32(number)
+    def blank(value):
+        if np.asarray(value).dtype.kind != "f":
+            return np.asarray(value, np.int32)
+        return np.asarray(value if allowed else np.zeros_like(value), dtype)
 
     return jax.tree.map(blank, algorithm.blank_detail)
 
@@ -150,9 +152,9 @@ def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, blank, rema
 
 
 def _check_detail(algorithm, detail):
-    if jax.tree.structure(detail) != jax.tree.structure(algorithm.blank_detail) or any(map(jnp.ndim, detail)):
+    blank = algorithm.blank_detail
+    if jax.tree.structure(detail) != jax.tree.structure(blank) or [*map(jnp.shape, detail)] != [*map(np.shape, blank)]:
         raise ValueError(
-            f"{type(algorithm).__name__}.update tells {detail} as its detail, but blank_detail is "
-            f"{algorithm.blank_detail}; let both be one NamedTuple of scalars, NaN for floats and 0 for integers in "
-            "the latter"
+            f"{type(algorithm).__name__}.update tells {detail} as its detail, but blank_detail is {blank}; let both be "
+            "one NamedTuple of scalars, or of arrays of the same shapes, NaN for floats and 0 for integers in the latter"
         )

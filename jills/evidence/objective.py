@@ -1,0 +1,139 @@
+"""The objective of a step: what data and prior say of standardised parameters, for the present α and β.
+
+    S(θ) = Σ β e + ½ Σ_i α_i θ_i²
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jills import activations, linalg
+from jills.batches import total_weight, uniform_weights
+from jills.evidence import curvature, likelihood
+from jills.evidence.curvature import Terms
+from jills.evidence.likelihood import Likelihood
+from jills.evidence.posterior import scaled_to_unit, with_rounding
+from jills.evidence.standard import Standard
+from jills.gauss_newton import linearization
+from jills.linalg import dot, flatten, matmul, unflatten
+from jills.losses import Loss
+from jills.network import Network
+from jills.types import Batch
+
+
+class Rows(NamedTuple):
+    """A prepared batch, with what is known of it before any step."""
+
+    inputs: jax.Array  # (n, d)
+    targets: jax.Array  # (n, k)
+    weights: jax.Array | None  # (n,) of sum one; None: all alike
+    standard: Standard
+    scaled_inputs: jax.Array  # (d + 1, n), with ones
+    scaled_targets: jax.Array  # (k, n)
+    omega: jax.Array  # (n,) the weights as they were given: their sum N counts the rows
+
+    @classmethod
+    def of(cls, prepared: Batch, given: Batch, has_units: bool, alike: bool) -> "Rows":
+        """From a prepared batch, and as it was given; `has_units` and `alike` as for `Standard`."""
+        shares = uniform_weights(prepared)
+        total = total_weight(given, prepared.inputs.dtype)
+        standard = Standard.of(prepared, shares, has_units, alike)
+        targets = standard.targets.applied(prepared.targets).T
+        targets = jnp.where(shares[None, :] > 0, targets, jnp.zeros_like(targets))
+        return cls(*prepared, standard, standard.rows(prepared.inputs), targets, total * shares)
+
+    @property
+    def total(self) -> jax.Array:
+        """N, `()`."""
+        return jnp.sum(self.omega)
+
+
+def has_units(network: Network, loss: Loss) -> bool:
+    """Whether targets are standardised, and their noise learnt."""
+    return loss.noise is not None and network.output == activations.identity
+
+
+class Objective(NamedTuple):
+    """S on some rows."""
+
+    network: Network
+    likelihood: Likelihood
+    rows: Rows
+    alpha: jax.Array  # (p,) of every parameter
+    beta: jax.Array  # (1,), or (k,) of every output
+
+    @classmethod
+    def of(cls, network: Network, loss: Loss, rows: Rows, alpha: jax.Array, beta: jax.Array, split: bool):
+        """For α of every parameter and β; `split`: one for each output."""
+        if has_units(network, loss) and loss.in_units is not None:
+            loss = loss.in_units(rows.standard.targets.scale[0])
+        factor = likelihood.factor_of(loss, network.sizes[-1])
+        return cls(network, Likelihood(loss, factor, rows.scaled_targets, rows.omega, split), rows, alpha, beta)
+
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether it is exactly quadratic in the output layer."""
+        return self.likelihood.loss.quadratic and self.network.output == activations.identity
+
+    def enter(self, params) -> list[jax.Array]:
+        """`θ^l` of standardised data from params."""
+        return self.rows.standard.enter(linearization.stack(params))
+
+    def leave(self, matrices: Sequence[jax.Array]):
+        """Params from `θ^l` of standardised data."""
+        return linearization.split(self.rows.standard.leave(matrices))
+
+    def at(self, energies: jax.Array, theta: jax.Array) -> jax.Array:
+        """S, `()`, of the energies at θ, `(p,)`."""
+        return dot([self.beta], [energies]) + 0.5 * dot([self.alpha * theta], [theta])
+
+    def value(self, matrices: Sequence[jax.Array]) -> jax.Array:
+        """S, `()`."""
+        prediction = linearization.forward(self.network, matrices, self.rows.scaled_inputs[:-1]).prediction
+        return self.at(self.likelihood.energies(prediction), flatten(list(matrices)))
+
+    def terms(self, matrices: Sequence[jax.Array]) -> Terms:
+        """The part of the data to second order, by blocks of rows, so that memory does not grow with them."""
+        size = curvature.block_rows(self.network, self.rows.omega.shape[0])
+        arrays = (self.rows.scaled_inputs, self.likelihood.targets, self.likelihood.weights[None, :])
+        blocks = tuple(curvature.in_blocks(array, size) for array in arrays)
+
+        def one(block):
+            inputs, targets, weights = block
+            part = self.likelihood._replace(targets=targets, weights=weights[0])
+            return curvature.terms_of_block(self.network, part, self.beta, matrices, inputs)
+
+        first = jax.tree.map(lambda array: array[0], blocks)
+        total = one(first)
+        if blocks[0].shape[0] > 1:
+            rest = jax.tree.map(lambda array: array[1:], blocks)
+            total, _ = lax.scan(lambda carry, block: (jax.tree.map(jnp.add, carry, one(block)), None), total, rest)
+        tables, gradient, energies = total
+        return Terms(curvature.gram_of(tables, self.network), gradient, energies)
+
+    def solved(self, matrices: Sequence[jax.Array]) -> list[jax.Array]:
+        """With the output layer that minimises S for the others, where S is quadratic in it."""
+        if not self.is_quadratic:
+            return list(matrices)
+        below = linearization.forward(self.network, matrices, self.rows.scaled_inputs[:-1]).below[-1]
+        weighed = below * self.rows.omega[None, :]
+        gram, right = matmul(weighed, below.T), matmul(weighed, self.rows.scaled_targets.T)
+        alpha = unflatten(self.alpha, list(matrices))[-1]
+
+        def solve(alpha, beta, right):
+            scaled, diagonal = scaled_to_unit(beta * gram, alpha)
+            root = jnp.sqrt(diagonal)
+            return linalg.solve(with_rounding(scaled), beta * right / root) / root
+
+        beta = jnp.broadcast_to(self.beta, (right.shape[1],))
+        return [*matrices[:-1], jax.vmap(solve, in_axes=(1, 0, 1), out_axes=1)(alpha, beta, right)]
+
+    def fitted(self, matrices: Sequence[jax.Array], other: Sequence[jax.Array]) -> list[jax.Array]:
+        """Of two starts the one that is lower once its output layer is solved."""
+        given, other = self.solved(matrices), self.solved(other)
+        better = self.value(other) < self.value(given)
+        return [jnp.where(better, two, one) for one, two in zip(given, other, strict=True)]

@@ -1,0 +1,85 @@
+"""What the posterior of a network says of new rows: linearised Laplace."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jills import checks
+from jills.arrays import cast, check_array
+from jills.evidence.algorithm import Evidence
+from jills.evidence.objective import has_units
+from jills.evidence.posterior import Factored
+from jills.gauss_newton import linearization
+from jills.predictions import Prediction
+from jills.types import Batch, State
+
+MOST_ENTRIES = 2**22  # of the Jacobian of a block of rows
+
+
+def predict(algorithm: Evidence, state: State, batch: Batch, inputs: jax.Array) -> Prediction:
+    """The prediction for new rows, with the variance of the function and of the noise.
+
+        mean = f(x; θ),   variance = J H⁻¹ Jᵀ,  J = ∂ f(x) / ∂ θ,  H = G + diag(α),   noise = 1 / β
+
+    in the units of the targets. (Of Huber's loss, the variance of its density at β.) Of classes `mean` holds the
+    probabilities at θ, `variance` that of the logits, and `moderated` the probabilities of logits that are shrunk by
+    `√(1 + π/8 variance)` (MacKay 1992), which are less sure.
+
+    Pure: `jax.vmap` over states takes all members of a sweep at once.
+
+    Args:
+        algorithm: of `jills.evidence.build`.
+        state: trained by it; its `params` are taken, with their α and β.
+        batch: the rows it was trained on, with their weights: H is taken anew from them.
+        inputs: `(m, d)`.
+
+    Raises:
+        ValueError: a state of another algorithm, or arrays that do not fit.
+    """
+    checks.check_kind("algorithm", algorithm, Evidence, "one of jills.evidence.build(network)")
+    checks.check_state_kind(state)
+    algorithm.check_problem(state.params, batch)
+    check_array("inputs", inputs)
+    network = algorithm.network
+    if np.ndim(inputs) != 2 or np.shape(inputs)[1] != network.sizes[0]:
+        raise ValueError(
+            f"predict: inputs have shape {np.shape(inputs)}, but network sizes {network.sizes} want "
+            f"(m, {network.sizes[0]})"
+        )
+    state = checks.checked_state(state, jax.eval_shape(lambda: algorithm.blank(state.params, batch)))
+    dtype = state.loss.dtype
+    return _predict(algorithm, state, batch, cast(inputs, dtype))
+
+
+def _predict(algorithm, state, batch, inputs):
+    network, dtype = algorithm.network, state.loss.dtype
+    rows = algorithm.resume(state, batch)[1]
+    objective, _ = algorithm.objective(cast(algorithm.defaults, dtype), state.inner, rows)
+    matrices = objective.enter(state.params)
+    factored = Factored.of(objective.terms(matrices).gram, objective.alpha)
+    columns = rows.standard.rows(inputs)[:-1]
+    k, m = network.sizes[-1], columns.shape[1]
+    size = max(1, min(m, MOST_ENTRIES // (k * network.num_params)))
+
+    def block(columns):
+        current = linearization.forward(network, matrices, columns)
+        sensitivity = linearization.sensitivities(matrices, current, (0, network.num_layers - 1))
+        jacobian = linearization.jacobian(current.below, sensitivity)  # (k, p, size)
+        flat = jnp.moveaxis(jacobian, 0, 1).reshape(jacobian.shape[1], -1)
+        return current.prediction, factored.variances(flat).reshape(k, -1)
+
+    blocks = -(-m // size)
+    padded = jnp.pad(columns, ((0, 0), (0, blocks * size - m)))
+    parts = jnp.moveaxis(padded.reshape(-1, blocks, size), 1, 0)
+    values, variance = jax.lax.map(block, parts)
+    values, variance = (jnp.moveaxis(part, 0, 1).reshape(k, -1)[:, :m].T for part in (values, variance))
+    loss, targets = algorithm.loss, rows.standard.targets
+    if loss.probabilities is not None:
+        shrunk = values / jnp.sqrt(1.0 + (np.pi / 8.0) * variance)
+        return Prediction(loss.probabilities(values), variance, jnp.zeros(k, dtype), loss.probabilities(shrunk))
+    noise = jnp.zeros(k, dtype)
+    if has_units(network, loss):
+        variance_of = objective.likelihood.loss.noise.variance
+        noise = jnp.broadcast_to(jax.vmap(variance_of)(objective.beta), (k,)) * jnp.square(targets.scale)
+    mean = values * targets.scale[None, :] + targets.mean[None, :]
+    return Prediction(mean, variance * jnp.square(targets.scale)[None, :], noise, mean)

@@ -1,0 +1,138 @@
+"""Predictions with their uncertainty, of one network and of an ensemble of them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jills.linalg import HIGHEST
+from jills.transformations import exported
+
+BISECTIONS = 60
+
+
+@exported
+class Prediction(NamedTuple):
+    """What one network predicts, in the units of the targets; of several, leaves lead with `[M]`."""
+
+    mean: jax.Array  # (n, k) of the targets; of classes their probabilities, at the mode of the posterior
+    variance: jax.Array  # (n, k) of the function, which more rows would lower; of classes that of the logits
+    noise: jax.Array  # (k,) variance of the targets about the function; of classes zero
+    moderated: jax.Array  # (n, k) of classes: probabilities with the variance averaged out; else the mean once more
+
+
+@exported
+class Ensemble(NamedTuple):
+    """What several networks predict together: a mixture with equal shares. In the units of the targets."""
+
+    mean: jax.Array  # (n, k)
+    within: jax.Array  # (n, k) mean over the members of the variance of their functions
+    between: jax.Array  # (n, k) variance of the members' means
+    noise: jax.Array  # (k,) mean over the members
+    members: Prediction  # leaves [M, …]
+
+    @property
+    def variance(self) -> jax.Array:
+        """Of a new target, `(n, k)`: within, between and noise together."""
+        return self.within + self.between + self.noise
+
+    def log_density(self, targets: jax.Array) -> jax.Array:
+        """The logarithm of the mixture's density at targets `(n, k)`, of each output, `(n, k)`; in nats."""
+        mean, deviation = self._components()
+        apart = (targets - mean) / deviation
+        each = -0.5 * jnp.square(apart) - jnp.log(deviation) - 0.5 * np.log(2 * np.pi)
+        return jax.nn.logsumexp(each, axis=0) - np.log(mean.shape[0])
+
+    def quantiles(self, levels: Sequence[float] | jax.Array) -> jax.Array:
+        """Where the mixture's distribution function reaches levels `(q,)` in (0, 1); `(q, n, k)`."""
+        wanted = jnp.asarray(levels, self.mean.dtype)[:, None, None]
+        mean, deviation = self._components()
+        # The quantiles of a mixture lie between those of its components; nine deviations hold every one of those.
+        low = jnp.broadcast_to(jnp.min(mean - 9 * deviation, axis=0)[None], (wanted.shape[0], *self.mean.shape))
+        high = jnp.broadcast_to(jnp.max(mean + 9 * deviation, axis=0)[None], low.shape)
+
+        def halve(_, ends):
+            low, high = ends
+            middle = 0.5 * (low + high)
+            share = jnp.mean(jax.scipy.special.ndtr((middle[None] - mean[:, None]) / deviation[:, None]), axis=0)
+            return jnp.where(share < wanted, middle, low), jnp.where(share < wanted, high, middle)
+
+        low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
+        return 0.5 * (low + high)
+
+    def calibrated(self, factor: jax.Array) -> "Ensemble":
+        """With all variances times a factor, `()` or `(k,)`, such as `calibration` tells; spread about the same mean."""
+        root = jnp.sqrt(factor)
+        members = self.members._replace(
+            mean=self.mean + root * (self.members.mean - self.mean),
+            variance=factor * self.members.variance,
+            noise=factor * self.members.noise,
+        )
+        return self._replace(
+            within=factor * self.within, between=factor * self.between, noise=factor * self.noise, members=members
+        )
+
+    def _components(self):
+        members = self.members
+        return members.mean, jnp.sqrt(members.variance + members.noise[:, None, :])
+
+
+def ensemble(predictions: Prediction | Sequence[Prediction]) -> Ensemble:
+    """The plain mean of several networks' predictions, and how sure they are together.
+
+        mean = Σ_m mean_m / M,   within = Σ_m variance_m / M,   between = Σ_m (mean_m − mean)² / M
+
+    Args:
+        predictions: one whose leaves lead with `[M]`, as `jax.vmap` makes it, or a sequence of M single ones.
+
+    Raises:
+        ValueError: no prediction, or single ones of several shapes.
+
+    Members are not weighed: evidence and test error of restarts are next to uncorrelated, and the plain mean gains
+    most (Lakshminarayanan et al. 2017 for the mixture).
+    """
+    if not isinstance(predictions, Prediction):
+        predictions = _stacked(predictions)
+    if np.ndim(predictions.mean) != 3 or np.shape(predictions.mean)[0] < 1:
+        raise ValueError(
+            f"ensemble: the mean has shape {np.shape(predictions.mean)}, but must be (M, n, k) with M ≥ 1 members; "
+            "make it with jax.vmap, or give a list of predictions"
+        )
+    mean = jnp.mean(predictions.mean, axis=0)
+    return Ensemble(
+        mean,
+        jnp.mean(predictions.variance, axis=0),
+        jnp.mean(jnp.square(predictions.mean - mean[None]), axis=0),
+        jnp.mean(predictions.noise, axis=0),
+        predictions,
+    )
+
+
+def _stacked(predictions):
+    each = list(predictions)
+    shapes = {np.shape(one.mean) for one in each if isinstance(one, Prediction)}
+    if len(shapes) != 1 or not all(isinstance(one, Prediction) for one in each):
+        raise ValueError(
+            f"ensemble: was given {len(each)} predictions of shapes {sorted(shapes)}, but wants at least one "
+            "jills.Prediction, all of one shape"
+        )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+
+def calibration(predicted: Ensemble, targets: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+    """The factor of the variance that makes known targets likeliest, `(k,)`: `mean (y − mean)² / variance`.
+
+    Above one: the predictions were too sure. Take rows that none of the members was trained on, such as those left
+    out of each in a fold ensemble (`jills.evidence.out_of_fold`).
+
+    Args:
+        predicted: of those rows.
+        targets: `(n, k)`.
+        weights: of the rows, `(n,)`; None: all alike.
+    """
+    squares = jnp.square(targets - predicted.mean) / predicted.variance
+    if weights is None:
+        return jnp.mean(squares, axis=0)
+    return jnp.matmul(weights / jnp.sum(weights), squares, precision=HIGHEST)
