@@ -169,7 +169,7 @@ class Algorithm(ABC):
         params = cast(params, dtype)
         infinite, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
         none, unknown = jnp.zeros((), jnp.uint32), jnp.zeros((), dtype)
-        state = State(params, (), self.start(params), zero, infinite, params, infinite, zero, none, unknown)
+        state = State(params, (), self.start(params), zero, infinite, params, infinite, zero, none, unknown, none, zero)
         return alike(self._in_shape(state, batch), batch)
 
     def _in_shape(self, state, batch):
@@ -221,6 +221,8 @@ class Algorithm(ABC):
             result=jnp.where(finite & weighed, results.RUNNING, ended).astype(jnp.int32),
             fingerprint=mark,
             saturated=saturated,
+            validation=jnp.zeros_like(state.validation),
+            since_best=jnp.zeros_like(state.since_best),
         )
 
     def observe(self, state: State, batch: Batch) -> State:

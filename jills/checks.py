@@ -240,7 +240,7 @@ def checked_member(returned) -> Member:
     Raises:
         ValueError: it is something else.
     """
-    if isinstance(returned, Batch | State) or not isinstance(returned, tuple | list) or len(returned) not in (2, 3):
+    if isinstance(returned, Batch | State) or not isinstance(returned, tuple | list) or len(returned) not in (2, 3, 4):
         raise ValueError(f"problem(key) returned {brief(returned)}, but must return a jills.Member(params, batch)")
     made = Member(*returned)
     if made.metrics is not None:

@@ -20,6 +20,8 @@ class Code(IntEnum):
     AT_MINIMUM = 5
     BAD_WEIGHTS = 6
     STUCK = 7
+    PATIENCE = 8
+    AT_REST = 9
 
     @property
     def message(self) -> str:
@@ -27,7 +29,7 @@ class Code(IntEnum):
         return MESSAGES[self]
 
 
-RUNNING, TARGET_REACHED, SETTLED, NON_FINITE, FLAT, AT_MINIMUM, BAD_WEIGHTS, STUCK = Code
+RUNNING, TARGET_REACHED, SETTLED, NON_FINITE, FLAT, AT_MINIMUM, BAD_WEIGHTS, STUCK, PATIENCE, AT_REST = Code
 FAILED = (NON_FINITE, BAD_WEIGHTS)
 SMALL_GRADIENT = 0.01  # of its scale, of algorithms that tell a relative gradient: at a minimum
 
@@ -45,6 +47,11 @@ MESSAGES: dict[Code, str] = {
         "terms: rounding hides what a step would gain, or a bend of ReLU is in the way; train in float64 if it is "
         "float32, scale outliers down, or try another start"
     ),
+    PATIENCE: (
+        "stopped: its validation loss has found no lower value for as many steps as patience allows; best_params are "
+        "those of the lowest"
+    ),
+    AT_REST: "settled: its log evidence and its objective rest",
     NON_FINITE: (
         "stopped: NaN or inf in the parameters or the loss; best_params holds the best ones before, if best_loss is "
         "finite; take a lower learning rate or more ridge, or look for NaN in its data and its start"

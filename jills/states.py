@@ -34,13 +34,15 @@ def same_loss(one: State, other: State) -> jax.Array:
 
 
 def with_records(state: State, old: State, keep: jax.Array) -> State:
-    """The state with `best_*`, `result` and `saturated` of an old one, where they are to be kept, `()` bool."""
+    """The state with `best_*`, what chose them, `result` and `saturated` of an old one, where `keep`, `()` bool."""
     choose = lambda one, other: jnp.where(keep, one, other)  # noqa: E731 used at once
     return state._replace(
         best_params=jax.tree.map(choose, old.best_params, state.best_params),
         best_loss=choose(old.best_loss, state.best_loss),
         result=choose(old.result, state.result),
         saturated=choose(old.saturated, state.saturated),
+        validation=choose(old.validation, state.validation),
+        since_best=choose(old.since_best, state.since_best),
     )
 
 

@@ -51,11 +51,13 @@ class State(NamedTuple):
     inner: Any  # what the algorithm keeps between steps (Optax's state, damping, …)
     step: jax.Array  # () int32, steps taken
     loss: jax.Array  # () the true forward loss of `params`
-    best_params: Params  # the parameters of the lowest loss seen so far
-    best_loss: jax.Array  # () their loss; inf before the first finite one
+    best_params: Params  # the parameters of the lowest loss seen so far; of validation rows, where there are such
+    best_loss: jax.Array  # () that loss; inf before the first finite one
     result: jax.Array  # () int32, a `jills.results.Code`: 0 while running
     fingerprint: jax.Array | np.uint32 = np.uint32(0)  # () of the batch that `loss` and `best_*` belong to; 0: of none
     saturated: jax.Array | np.float32 = np.float32(0)  # () share of the first layer's units that started saturated
+    validation: jax.Array | np.uint32 = np.uint32(0)  # () fingerprint of the validation rows that chose `best_*`; 0: none
+    since_best: jax.Array | np.int32 = np.int32(0)  # () int32, steps since these rows chose others
 
 
 @exported
@@ -67,10 +69,11 @@ class Info(NamedTuple):
     finite: jax.Array  # () bool: the new parameters and their loss are finite
     detail: Any = ()  # a NamedTuple of the algorithm's own signs, see its module
     metrics: Any = ()  # what `metrics(params)` returned for the parameters received
+    validation: Any = ()  # () the loss of the parameters received on validation rows, where there are such
 
 
 Metrics = Callable[[Params], Any]
-"""`metrics(params) → pytree of arrays`, pure: recorded at each step (a validation loss, say, see `jills.diagnose`)."""
+"""`metrics(params) → pytree of arrays`, pure: recorded at each step. (A validation loss has its own place: see `run`.)"""
 
 
 class Member(NamedTuple):
@@ -79,6 +82,7 @@ class Member(NamedTuple):
     params: Params
     batch: Batch
     metrics: Metrics | None = None  # may close over what the key gave; None: those of the sweep
+    validation: Batch | None = None  # rows that choose its best parameters; None: those of the sweep
 
 
 Problem = Callable[[jax.Array], Member | tuple[Params, Batch] | tuple[Params, Batch, Metrics]]

@@ -21,9 +21,11 @@ from threadpoolctl import threadpool_limits
 
 from jills import results
 from jills.functions import Static
+from jills.training.members import member_of
 from jills.training.memory import heaviest_step
 from jills.training.run import scan
-from jills.types import Info, Member, State
+from jills.training.validation import Validation
+from jills.types import Info, State
 
 
 class Plan(NamedTuple):
@@ -69,14 +71,16 @@ def _chunk(static, chunk_steps, batch_size, mesh, shared, members, state, fresh,
     algorithm = static.value
 
     def one(shared, fresh, remaining, member):
-        (problem, stop, metrics, still), (hparams, key, state) = shared, member
-        params, batch, own = Member(*problem(key))
+        (problem, stop, metrics, common, patience, still), (hparams, key, own, state) = shared, member
+        rows, judges = (one and one._replace(stacked=two) for one, two in zip(common, own, strict=True))
+        params, batch, own_metrics, judge = member_of(problem, key, rows, judges)
         # A blank state has not seen these rows: `resume` makes it a start.
         blank = algorithm.blank(params, batch)
         state = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), blank, state)
         state, batch = algorithm.resume(state, batch)
-        metrics = metrics if own is None else own
-        return scan(algorithm, chunk_steps, hparams, state, batch, stop, metrics, still, remaining)
+        metrics = metrics if own_metrics is None else own_metrics
+        judge = None if judge is None else Validation(judge, patience)
+        return scan(algorithm, chunk_steps, hparams, state, batch, stop, metrics, judge, still, remaining)
 
     def block(shared, fresh, remaining, members):
         train = partial(one, shared, fresh, remaining)

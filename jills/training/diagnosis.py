@@ -58,7 +58,13 @@ def diagnose(state: State, info: Info) -> Diagnosis:
     """
     shape = np.shape(state.loss)
     state = state._replace(
-        activations=(), inner=(), best_params=(), fingerprint=(), saturated=np.broadcast_to(state.saturated, shape)
+        activations=(),
+        inner=(),
+        best_params=(),
+        fingerprint=(),
+        saturated=np.broadcast_to(state.saturated, shape),
+        validation=(),
+        since_best=(),
     )
     members: tuple[State, Info] = jax.tree.map(np.asarray, (state, info))
     with np.errstate(all="ignore"):  # a diverged member may hold anything

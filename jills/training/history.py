@@ -137,8 +137,8 @@ def _ill_conditioned(detail):
 
 
 def _validation(info):
-    """What is known as a validation loss among the metrics, infinite where it is not finite."""
-    metrics: Any = info.metrics
+    """The validation loss, or what is known as one among the metrics; infinite where it is not finite."""
+    metrics: Any = info.metrics if isinstance(info.validation, tuple) else info.validation
     if not isinstance(metrics, np.ndarray):
         named = metrics if isinstance(metrics, Mapping) else getattr(metrics, "_asdict", dict)()
         metrics = next((named[name] for name in VALIDATION if name in named), None)

@@ -16,6 +16,7 @@ from jills.arrays import cast, native, native_dtype
 from jills.batches import cast_known
 from jills.functions import Static, settle
 from jills.results import Stop
+from jills.training.validation import Validation, checked_patience, entered, judged
 from jills.transformations import alike, cond
 from jills.types import Batch, Info, Metrics, Params, State
 
@@ -29,6 +30,8 @@ def run(
     *,
     stop: Stop = Stop(),
     metrics: Metrics | None = None,
+    validation: Batch | None = None,
+    patience: int | None = None,
 ) -> tuple[State, Info]:
     """Trains one network. Pure: it can be wrapped in `jit` or `vmap`.
 
@@ -45,6 +48,9 @@ def run(
         num_steps: T ≥ 1.
         stop: when to stop on its own; from then on the state stays as it is.
         metrics: recorded as `info.metrics` for the parameters each step received.
+        validation: rows that training does not see. Their loss is recorded as `info.validation`, and chooses
+            `state.best_params`; `state.params` stay those of the last step.
+        patience: stop after so many steps without a lower validation loss; None: do not.
 
     Returns:
         The final state, and `Info` with leaves `[T, …]`: `info.loss[t]` is the loss after t steps,
@@ -86,8 +92,9 @@ def run(
         params = cast(params, dtype)
     hparams, stop = cast((hparams, stop), dtype)
     shared = None if metrics is None else as_partial(metrics)
+    judge = checked_validation(algorithm, start, validation, patience)
     blank = blank_detail(algorithm, dtype)
-    return _run(Static(algorithm), num_steps, hparams, params, cast_known(batch, dtype), stop, shared, blank)
+    return _run(Static(algorithm), num_steps, hparams, params, cast_known(batch, dtype), stop, shared, judge, blank)
 
 
 def check_static(algorithm, metrics) -> None:
@@ -96,6 +103,18 @@ def check_static(algorithm, metrics) -> None:
     checks.check_kind("algorithm", algorithm, Algorithm, wanted)
     if metrics is not None:
         checks.check_function("metrics", metrics)
+
+
+def checked_validation(algorithm, params, validation, patience) -> Validation | None:
+    """Validation rows to go into a program, checked like those to train on; None where there are none."""
+    patience = checked_patience(validation, patience)
+    if validation is None:
+        return None
+    try:
+        algorithm.check_problem(params, validation)
+    except ValueError as error:
+        raise ValueError(f"of the validation rows: {error}") from None
+    return Validation(cast_known(validation, native_dtype(params[0].weight)), patience)
 
 
 def as_partial(function: Callable) -> Partial:
@@ -107,11 +126,11 @@ def as_partial(function: Callable) -> Partial:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _run(static, num_steps, hparams, start, batch, stop, metrics, blank):
+def _run(static, num_steps, hparams, start, batch, stop, metrics, judge, blank):
     algorithm, resuming = static.value, isinstance(start, State)
     state, batch = algorithm.resume(start, batch) if resuming else algorithm.begin(start, batch)
     every = jnp.asarray(num_steps, jnp.int32)
-    told = scan(algorithm, num_steps, hparams, state, batch, stop, metrics, blank, every)
+    told = scan(algorithm, num_steps, hparams, state, batch, stop, metrics, judge, blank, every)
     settle(static, *([] if metrics is None else [metrics.func]))
     return told
 
@@ -129,31 +148,42 @@ def blank_detail(algorithm: Algorithm, dtype) -> Any:
     return jax.tree.map(blank, algorithm.blank_detail)
 
 
-def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, blank, remaining) -> tuple[State, Info]:
+def scan(algorithm, num_steps, hparams, state, batch, stop, metrics, judge, blank, remaining) -> tuple[State, Info]:
     """`num_steps` steps on a prepared batch, of which only the first `remaining`, `()` int32, are taken."""
-    hparams, state, batch, stop, blank = alike((hparams, state, batch, stop, blank))
+    hparams, state, batch, stop, judge, blank = alike((hparams, state, batch, stop, judge, blank))
+    state, judge = entered(algorithm, state, judge)
 
-    def body(state, index):
+    def body(carry, index):
+        state, known = carry
         values = () if metrics is None else metrics(state.params)
         active = (state.result == results.RUNNING) & (index < remaining)
-        state, info = cond(active, advance, hold, state)
-        return state, info._replace(metrics=values)
+        carry, info = cond(active, advance, hold, carry)
+        return carry, info._replace(metrics=values, validation=known)
 
-    def advance(state):
-        state, info = algorithm.advance(hparams, state, batch)
+    def advance(carry):
+        old, known = carry
+        state, info = algorithm.advance(hparams, old, batch)
         _check_detail(algorithm, info.detail)
-        return state._replace(result=algorithm.ended(info, results.code(state.loss, info, stop))), info
+        state = state._replace(result=algorithm.ended(info, results.code(state.loss, info, stop)))
+        if judge is not None:
+            known = judge.loss(algorithm, state.params)
+            state = judged(state, old, known, judge.patience, info.finite)
+        return (state, known), info
 
-    def hold(state):
+    def hold(carry):
+        state, _ = carry
         finite = (state.result != results.NON_FINITE) & (state.result != results.BAD_WEIGHTS)
-        return state, Info(state.loss, jnp.zeros_like(state.loss), finite, blank)
+        return carry, Info(state.loss, jnp.zeros_like(state.loss), finite, blank)
 
-    return lax.scan(body, state, jnp.arange(num_steps, dtype=jnp.int32))
+    known = () if judge is None else judge.loss(algorithm, state.params)
+    (state, _), info = lax.scan(body, (state, known), jnp.arange(num_steps, dtype=jnp.int32))
+    return state, info
 
 
 def _check_detail(algorithm, detail):
     blank = algorithm.blank_detail
-    if jax.tree.structure(detail) != jax.tree.structure(blank) or [*map(jnp.shape, detail)] != [*map(np.shape, blank)]:
+    shapes = [list(map(np.shape, jax.tree.leaves(tree))) for tree in (detail, blank)]
+    if jax.tree.structure(detail) != jax.tree.structure(blank) or shapes[0] != shapes[1]:
         raise ValueError(
             f"{type(algorithm).__name__}.update tells {detail} as its detail, but blank_detail is {blank}; let both be "
             "one NamedTuple of scalars, or of arrays of the same shapes, NaN for floats and 0 for integers in the latter"

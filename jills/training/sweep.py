@@ -25,11 +25,13 @@ from jills.hparams import as_columns
 from jills.results import Stop
 from jills.training import chunks
 from jills.training.description import describe
+from jills.training.members import check_member, first, member_of, ready, split
 from jills.training.memory import free_bytes, tree_bytes
 from jills.training.progress import OnChunk
 from jills.training.result import SweepResult, check_same
 from jills.training.run import as_partial, blank_detail, check_static
-from jills.types import Metrics, Problem, State
+from jills.training.validation import checked_patience
+from jills.types import Batch, Metrics, Problem, State
 
 
 def grid(train: Callable[[Any, jax.Array], Any], hparams: Any, keys: jax.Array) -> Any:
@@ -65,6 +67,9 @@ def sweep(
     metrics: Metrics | None = None,
     state: State | SweepResult | None = None,
     batch_size: int | None = None,
+    batches: Batch | None = None,
+    validation: Batch | None = None,
+    patience: int | None = None,
 ) -> SweepResult:
     """Trains H × S networks, all from one compiled program.
 
@@ -77,7 +82,8 @@ def sweep(
         algorithm: of a `build`.
         hparams: the algorithm's `Hparams`; leaves scalars, shared, or `(H,)`, zipped; `jills.product` makes
             all combinations. Other values do not compile again.
-        problem: `key → Member(params, batch)`, pure; see `jills.types.Problem`.
+        problem: `key → Member(params, batch)`, pure; see `jills.types.Problem`. With `batches`: `key → params`, such
+            as `network.init`.
         keys: `(S,)` keys; members with the same key get the same start and data.
         num_steps: T ≥ 1, for each member.
         chunk_steps: steps between two returns to the host.
@@ -90,6 +96,12 @@ def sweep(
             stopped stays so (set `result` to 0 to let all go on), unless its rows are others than before. The whole
             result knows its algorithm, keys and hyperparameters, and refuses others; its `state` goes on with any.
         batch_size: members at a time on each device; None: 1 on CPUs, all on accelerators.
+        batches: many data sets, one for each key: arrays stacked, inputs `(S, n, d)`, targets `(S, n, k)`, weights
+            `(S, n)`; what all share is given once, without the first axis. Data sets of unequal length are filled up
+            with rows of weight zero, which may hold anything.
+        validation: rows that choose `state.best_params`, see `run`; stacked or shared like `batches`. A member of a
+            problem may bring its own.
+        patience: stop a member after so many steps without a lower validation loss; None: do not.
 
     Returns:
         A `SweepResult`. `result.info.loss[h, s, t]` is the loss after t steps.
@@ -113,17 +125,23 @@ def sweep(
         state = state.state
     static, problem = Static(algorithm), as_partial(problem)
     metrics = None if metrics is None else as_partial(metrics)
-    blank = jax.eval_shape(lambda problem, key: _checked_blank(algorithm, problem(key)), problem, keys[0])
+    rows = [split(name, given, len(keys)) for name, given in (("batches", batches), ("validation", validation))]
+    blank, judged = jax.eval_shape(partial(_checked_blank, algorithm), problem, keys[0], *map(first, rows))
+    patience = checked_patience(judged, patience)
+    rows = [ready(each, blank.loss.dtype) for each in rows]
     algorithm.check(hparams, dtype=blank.loss.dtype)
     num_hparams, columns = as_columns(cast(hparams, blank.loss.dtype))
     shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
     kept = math.prod(shape) * (2 * tree_bytes(blank) + 40 * num_steps)  # states, old and new, and records
     _check_memory(kept, 0, shape)
-    shared = (problem, cast(stop, blank.loss.dtype), metrics, blank_detail(algorithm, blank.loss.dtype))
+    common = [each and each._replace(stacked=None) for each in rows]
+    still = blank_detail(algorithm, blank.loss.dtype)
+    shared = (problem, cast(stop, blank.loss.dtype), metrics, common, patience, still)
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
     hparam_index, key_index = np.divmod(plan.members, shape[1])
-    members = (jax.tree.map(lambda leaf: leaf[hparam_index], columns), keys[key_index])
+    own = jax.tree.map(lambda leaf: leaf[key_index], [each and each.stacked for each in rows])
+    members = (jax.tree.map(lambda leaf: leaf[hparam_index], columns), keys[key_index], own)
     if state is None:
         start = jax.tree.map(lambda leaf: np.zeros((*plan.members.shape, *leaf.shape), leaf.dtype), blank)
     else:
@@ -157,10 +175,11 @@ def sweep(
     )
 
 
-def _checked_blank(algorithm, returned):
-    member = checks.checked_member(returned)
-    algorithm.check_problem(member.params, member.batch)
-    return algorithm.blank(member.params, member.batch)
+def _checked_blank(algorithm, problem, key, rows, validation):
+    """A member before it has begun, and its validation rows."""
+    member = member_of(problem, key, rows, validation)
+    check_member(algorithm, member)
+    return algorithm.blank(member.params, member.batch), member.validation
 
 
 def _check_memory(kept, work, shape):

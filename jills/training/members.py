@@ -1,0 +1,107 @@
+"""What each member of a sweep is trained on: by its key, or by its place in stacked arrays."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jills import checks
+from jills.algorithm import Algorithm
+from jills.arrays import check_array
+from jills.batches import cast_known
+from jills.types import Batch, Member
+
+NDIM = Batch(2, 2, 1)  # type: ignore[arg-type]  # of the arrays of one member
+
+
+class Rows(NamedTuple):
+    """Batches of many members: each array either stacked, `(M, …)`, or one for all of them."""
+
+    stacked: Batch  # None in place of what all share
+    shared: Batch  # None in place of what is stacked
+
+    def merged(self) -> Batch:
+        """The batch of one member, where the stacked arrays are those of this one."""
+        return Batch(*(two if one is None else one for one, two in zip(self.stacked, self.shared, strict=True)))
+
+
+def split(name: str, batch: Any, count: int) -> Rows | None:
+    """A batch with stacked arrays taken apart.
+
+    Args:
+        name: for messages.
+        batch: inputs `(n, d)` or `(M, n, d)`, targets and weights likewise; None.
+        count: M, the number of keys.
+
+    Raises:
+        ValueError: it is no batch, or its arrays are stacked for another number of members.
+    """
+    if batch is None:
+        return None
+    checks.check_kind(name, batch, Batch, "a jills.Batch(inputs, targets, weights=None)")
+    stacked: list[Any] = []
+    for field, array, ndim in zip(Batch._fields, batch, NDIM, strict=True):
+        if array is not None:
+            check_array(f"{field} of {name}", array)
+        is_stacked = array is not None and np.ndim(array) == ndim + 1
+        if is_stacked and np.shape(array)[0] != count:
+            raise ValueError(
+                f"{field} of {name} have shape {np.shape(array)}, stacked for {np.shape(array)[0]} members, but there "
+                f"are {count} keys; give one key for each data set: jax.random.split(key, {np.shape(array)[0]})"
+            )
+        stacked.append(is_stacked)
+    own = (array if is_own else None for array, is_own in zip(batch, stacked, strict=True))
+    common = (None if is_own else array for array, is_own in zip(batch, stacked, strict=True))
+    return Rows(Batch(*own), Batch(*common))  # type: ignore[arg-type]
+
+
+def ready(rows: Rows | None, dtype) -> Rows | None:
+    """In a dtype, for a program."""
+    return None if rows is None else Rows(*(_cast(part, dtype) for part in rows))
+
+
+def _cast(part, dtype):
+    """`cast_known` of the arrays that there are."""
+    some = next(array for array in (*part, np.zeros(1)) if array is not None)
+    filled = cast_known(Batch(*(some if array is None else array for array in part[:2]), part.weights), dtype)
+    return Batch(*(None if old is None else new for old, new in zip(part, filled, strict=True)))
+
+
+def first(rows: Rows | None) -> Rows | None:
+    """That of the first member, for its shapes."""
+    return None if rows is None else rows._replace(stacked=jax.tree.map(lambda array: array[0], rows.stacked))
+
+
+def member_of(problem: Any, key: jax.Array, rows: Rows | None, validation: Rows | None) -> Member:
+    """What a problem returns for a key, completed by the rows of the sweep.
+
+    Raises:
+        ValueError: it returns something else than is asked for.
+    """
+    returned = problem(key)
+    if rows is None:
+        member = checks.checked_member(returned)
+    else:
+        member = Member(_only_params(returned), rows.merged())
+    if validation is not None and member.validation is None:
+        member = member._replace(validation=validation.merged())
+    return member
+
+
+def _only_params(returned):
+    if isinstance(returned, Member) or (isinstance(returned, tuple) and any(isinstance(x, Batch) for x in returned)):
+        raise ValueError(
+            "problem(key) returned a batch, but the sweep was given batches; let it return params only, such as "
+            "network.init, or leave batches out"
+        )
+    return returned
+
+
+def check_member(algorithm: Algorithm, member: Member) -> None:
+    """Raises ValueError where a member does not fit the algorithm."""
+    algorithm.check_problem(member.params, member.batch)
+    if member.validation is not None:
+        try:
+            algorithm.check_problem(member.params, member.validation)
+        except ValueError as error:
+            raise ValueError(f"of the validation rows: {error}") from None
