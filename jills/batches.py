@@ -10,7 +10,6 @@ from jax import lax
 from jills.arrays import cast
 from jills.types import Batch
 
-
 LARGEST_EXPONENT = 60  # of weights whose sum means something
 
 

@@ -63,7 +63,7 @@ class Ensemble(NamedTuple):
         return 0.5 * (low + high)
 
     def calibrated(self, factor: jax.Array) -> "Ensemble":
-        """With all variances times a factor, `()` or `(k,)`, such as `calibration` tells; spread about the same mean."""
+        """With all variances times a factor, `()` or `(k,)`, such as `calibration` tells; the mean stays."""
         root = jnp.sqrt(factor)
         members = self.members._replace(
             mean=self.mean + root * (self.members.mean - self.mean),

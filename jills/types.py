@@ -56,7 +56,9 @@ class State(NamedTuple):
     result: jax.Array  # () int32, a `jills.results.Code`: 0 while running
     fingerprint: jax.Array | np.uint32 = np.uint32(0)  # () of the batch that `loss` and `best_*` belong to; 0: of none
     saturated: jax.Array | np.float32 = np.float32(0)  # () share of the first layer's units that started saturated
-    validation: jax.Array | np.uint32 = np.uint32(0)  # () fingerprint of the validation rows that chose `best_*`; 0: none
+    validation: jax.Array | np.uint32 = np.uint32(
+        0
+    )  # () fingerprint of the validation rows that chose `best_*`; 0: none
     since_best: jax.Array | np.int32 = np.int32(0)  # () int32, steps since these rows chose others
 
 
@@ -73,7 +75,7 @@ class Info(NamedTuple):
 
 
 Metrics = Callable[[Params], Any]
-"""`metrics(params) → pytree of arrays`, pure: recorded at each step. (A validation loss has its own place: see `run`.)"""
+"""`metrics(params) → pytree of arrays`, pure: recorded at each step. (For a validation loss see `run`.)"""
 
 
 class Member(NamedTuple):

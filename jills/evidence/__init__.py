@@ -1,4 +1,4 @@
-"""Networks that choose their own regularisation: the evidence framework."""
+"""x."""
 
 from jills import losses
 from jills.evidence.algorithm import Detail, Evidence, Hparams
@@ -10,3 +10,6 @@ from jills.network import Network
 def build(network: Network, loss: losses.Loss = losses.squared_error, prior=one_group, *, noise_per_output=False):
     """Builds."""
     return Evidence(network=network, loss=loss, prior=prior, noise_per_output=noise_per_output)
+
+
+__all__ = ["Detail", "Evidence", "Hparams", "build", "by_input", "by_layer", "one_group", "predict"]

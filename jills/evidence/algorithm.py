@@ -1,4 +1,4 @@
-"""The algorithm: damped Gauss–Newton steps on the objective of the present α and β, and their updates between them."""
+"""The algorithm: Gauss–Newton steps on the objective of the present α and β, which are updated after each."""
 
 import math
 from dataclasses import dataclass
@@ -7,26 +7,23 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from jills import linalg
+from jills import results
 from jills.algorithm import Algorithm
-from jills.evidence import posterior
-from jills.evidence.curvature import Terms
+from jills.evidence.descent import Point, descend
 from jills.evidence.objective import Objective, Rows, has_units
+from jills.evidence.posterior import Factored
 from jills.evidence.priors import Prior, groups_of, one_group
 from jills.evidence.updates import updated
 from jills.gauss_newton import linearization
 from jills.hparams import Limit, by_keyword
-from jills.linalg import dot, flatten, unflatten
+from jills.linalg import dot, flatten
 from jills.transformations import cond, exported
-from jills.types import Batch, Params, State
+from jills.types import Batch, Info, Params, State
 
-import os
-FIRST_UPDATE, BETWEEN = int(os.environ.get("FU","5")), int(os.environ.get("BT","3"))
-TRIALS = int(os.environ.get("TR","8"))
-LARGEST_GROWTH = 64.0
-SMALLEST_DAMPING, LARGEST_DAMPING = 1e-8, 1e8
+FIRST_UPDATE = 2  # steps before α and β are moved
+DAMPINGS, GROW, SHRINK = (1e-6, 1e3), 16.0, 0.25  # λ after a step that was not taken, and after one that was
+REST, RESTING = 1e-2, 5  # log evidence that changes by less, in nats, for so many steps is at rest
 
 
 @exported
@@ -36,9 +33,8 @@ class Hparams(NamedTuple):
 
     alpha: float | jax.Array = 10.0  # precision of all parameters, of standardised data
     beta: float | jax.Array = 1.0  # of the noise, of standardised targets; losses without noise do not ask for it
-    damping: float | jax.Array = 1e-2  # λ
 
-    limits = {name: Limit(0.0, math.inf, open_low=True) for name in ("alpha", "beta", "damping")}
+    limits = {name: Limit(0.0, math.inf, open_low=True) for name in ("alpha", "beta")}
     elsewhere = "; evidence chooses the weight decay itself, and its steps find their length"
 
 
@@ -51,8 +47,9 @@ class Detail(NamedTuple):
     beta: Any = math.nan  # (1,), or (k,) of each output; of standardised targets
     effective_parameters: Any = math.nan  # (g,) γ, at the last update
     objective: Any = math.nan  # () S of the parameters received, for these α and β
-    damping: Any = math.nan  # () λ
+    damping: Any = math.nan  # () λ, zero unless steps have failed
     accepted: Any = 0  # () int32, 1 where the step was kept
+    resting: Any = 0  # () int32, steps in a row in which log evidence hardly changed
     gradient_norm: Any = math.nan  # () of S, in standardised parameters
 
 
@@ -64,8 +61,8 @@ class Inner(NamedTuple):
     beta: jax.Array  # (1,) or (k,); likewise
     effective: jax.Array  # (g,) γ of the last update
     log_evidence: jax.Array  # () of the last update
-    damping: jax.Array  # () λ over that of the hyperparameters
-    growth: jax.Array  # () ν, by which the next rejection multiplies λ
+    resting: jax.Array  # () int32, steps in a row in which it hardly changed
+    damping: jax.Array  # () λ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +97,9 @@ class Evidence(Algorithm):
     def start(self, params: Params) -> Inner:
         """Nothing is known of α and β before the first step."""
         dtype, (groups, betas) = params[0].weight.dtype, self._counts
-        zeros, one = jnp.zeros(groups, dtype), jnp.ones((), dtype)
-        return Inner(zeros, jnp.zeros(betas, dtype), zeros, jnp.full((), jnp.nan, dtype), one, 2 * one)
+        zeros, unknown = jnp.zeros(groups, dtype), jnp.full((), jnp.nan, dtype)
+        rest = jnp.zeros((), jnp.int32)
+        return Inner(zeros, jnp.zeros(betas, dtype), zeros, unknown, rest, jnp.zeros((), dtype))
 
     def _prepare(self, batch: Batch, dtype):
         prepared, mark = super()._prepare(batch, dtype)
@@ -119,7 +117,7 @@ class Evidence(Algorithm):
         return Objective.of(self.network, self.loss, rows, each, beta, self.noise_per_output), alpha
 
     def update(self, hparams: Hparams, state: State, batch: Any) -> tuple[State, Detail]:
-        """A step for the present α and β; the next ones come from the curvature at the parameters received."""
+        """A step for the present α and β; the next ones come from the same curvature, at the parameters received."""
         inner = state.inner
         objective, alpha = self.objective(hparams, inner, batch)
         matrices = objective.enter(state.params)
@@ -128,81 +126,51 @@ class Evidence(Algorithm):
         matrices = cond(state.step == 0, lambda: objective.fitted(matrices, drawn), lambda: matrices)
         theta, terms = flatten(matrices), objective.terms(matrices)
         gradient = terms.gradient + objective.alpha * theta
-        value = objective.at(terms.energies, theta)
-        start = Trial(jnp.zeros((), jnp.int32), matrices, value, hparams.damping * inner.damping, inner.growth)
-        end = descend(objective, start, terms, gradient)
-        taken = end.value < value
-        due = (state.step >= FIRST_UPDATE) & ((state.step - FIRST_UPDATE) % BETWEEN == 0)
-        inner = inner._replace(alpha=alpha, beta=objective.beta)
-        new = cond(due, lambda: self._updated(objective, inner, theta, terms), lambda: inner)
+        start = Point(matrices, objective.at(terms.energies, theta), gradient)
+        factored = Factored.of(terms.gram, objective.alpha, inner.damping)
+        end = descend(objective, start, factored)
+        taken = end.value < start.value
+        found = updated(objective, self.groups, alpha, theta, terms.energies, factored)
+        usable = jnp.isfinite(found.log_evidence) & (inner.damping == 0)
+        keep = lambda new, old: jnp.where(usable, new, old)  # noqa: E731 used at once
+        log_evidence = keep(found.log_evidence, inner.log_evidence)
+        due = usable & (state.step >= FIRST_UPDATE)
+        resting = rested(inner, log_evidence)
+        # While α and β move, the next step has another objective to lower.
+        failed = ~taken & ~(due & (resting == 0))
+        raised, lowered = inner.damping * GROW, inner.damping * SHRINK
+        damping = jnp.where(failed, jnp.clip(raised, *DAMPINGS), jnp.where(lowered < DAMPINGS[0], 0.0, lowered))
+        new = Inner(
+            alpha=jnp.where(due, found.alpha, alpha),
+            beta=jnp.where(due, found.beta, objective.beta),
+            effective=keep(found.effective, inner.effective),
+            log_evidence=log_evidence,
+            resting=resting,
+            damping=damping,
+        )
         detail = Detail(
-            log_evidence=new.log_evidence,
+            log_evidence=log_evidence,
             alpha=alpha,
             beta=objective.beta,
             effective_parameters=new.effective,
-            objective=value,
-            damping=start.damping,
+            objective=start.value,
+            damping=inner.damping,
             accepted=taken.astype(jnp.int32),
+            resting=new.resting,
             gradient_norm=jnp.sqrt(dot([gradient], [gradient])),
         )
         # A step that is not taken leaves every bit as it is, what the units round off included.
         params = jax.tree.map(lambda one, old: jnp.where(taken, one, old), objective.leave(end.matrices), state.params)
-        new = new._replace(damping=end.damping / hparams.damping, growth=end.growth)
         return state._replace(params=params, inner=new), detail
 
-    def _updated(self, objective, inner, theta, terms):
-        """The old α and β stay where those found are not finite."""
-        found = updated(objective, self.groups, inner.alpha, theta, terms)
-        keep = lambda new, old: jnp.where(jnp.isfinite(found.log_evidence), new, old)  # noqa: E731 used at once
-        return inner._replace(
-            alpha=keep(found.alpha, inner.alpha),
-            beta=keep(found.beta, inner.beta),
-            effective=keep(found.effective, inner.effective),
-            log_evidence=keep(found.log_evidence, inner.log_evidence),
-        )
+    def ended(self, info: Info, code: jax.Array) -> jax.Array:
+        """Also where log evidence has come to rest."""
+        rests = (code == results.RUNNING) & (info.detail.resting >= RESTING)
+        return jnp.where(rests, results.AT_REST, code).astype(code.dtype)
 
 
-class Trial(NamedTuple):
-    """Where a step stands: before it, or after a trial of a damping."""
-
-    count: jax.Array  # () int32, trials made
-    matrices: list[jax.Array]  # θ^l of standardised data
-    value: jax.Array  # () S
-    damping: jax.Array  # () λ of the next trial
-    growth: jax.Array  # () ν
-
-
-def descend(objective: Objective, start: Trial, terms: Terms, gradient: jax.Array) -> Trial:
-    """A step at the first of growing dampings that lowers S; the start, where none does.
-
-        (C + λ I) Δ' = −D^-½ g,  θ + D^-½ Δ',  then the output layer solved;   H = D^½ C D^½
-
-    λ shrinks by the gain, actual over promised decrease, and grows faster with each rejection (Nielsen 1999).
-    """
-    scaled, diagonal = posterior.scaled_to_unit(terms.gram, objective.alpha)
-    root = jnp.sqrt(diagonal)
-    right = -gradient / root
-    smallest = max(posterior.rounding(scaled), SMALLEST_DAMPING)
-
-    def going(trial):
-        return (trial.count < TRIALS) & ~(trial.value < start.value)
-
-    def attempt(trial):
-        damping = jnp.clip(trial.damping, smallest, LARGEST_DAMPING)
-        change = linalg.solve(posterior.shifted(scaled, damping), right)
-        parts = unflatten(change / root, start.matrices)
-        matrices = objective.solved([old + part for old, part in zip(start.matrices, parts, strict=True)])
-        value = objective.value(matrices)
-        promised = 0.5 * (damping * dot([change], [change]) + dot([right], [change]))
-        taken = value < start.value
-        gain = jnp.minimum((start.value - value) / jnp.where(promised > 0, promised, 1.0), 1.0)
-        shrink = jnp.maximum(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3)
-        factor = jnp.where(taken, shrink, trial.growth)
-        growth = jnp.where(taken, 2.0, jnp.minimum(2.0 * trial.growth, LARGEST_GROWTH))
-        return Trial(trial.count + 1, matrices, value, damping * factor, growth)
-
-    end = lax.while_loop(going, attempt, start)
-    damping = jnp.clip(end.damping, smallest, LARGEST_DAMPING)
-    taken = end.value < start.value
-    matrices = [jnp.where(taken, new, old) for new, old in zip(end.matrices, start.matrices, strict=True)]
-    return end._replace(matrices=matrices, damping=damping)
+def rested(inner: Inner, log_evidence: jax.Array) -> jax.Array:
+    """For how many steps in a row log evidence has hardly changed, `()` int32."""
+    rounding = 64 * float(jnp.finfo(log_evidence.dtype).eps) * jnp.abs(log_evidence)
+    small = jnp.abs(log_evidence - inner.log_evidence) <= REST + rounding
+    return jnp.where(small, inner.resting + 1, jnp.zeros_like(inner.resting))

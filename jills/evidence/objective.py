@@ -1,6 +1,6 @@
 """The objective of a step: what data and prior say of standardised parameters, for the present α and β.
 
-    S(θ) = Σ β e + ½ Σ_i α_i θ_i²
+S(θ) = Σ β e + ½ Σ_i α_i θ_i²
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jills import activations, linalg
@@ -16,7 +15,7 @@ from jills.batches import total_weight, uniform_weights
 from jills.evidence import curvature, likelihood
 from jills.evidence.curvature import Terms
 from jills.evidence.likelihood import Likelihood
-from jills.evidence.posterior import scaled_to_unit, with_rounding
+from jills.evidence.posterior import rounding, scaled_to_unit, shifted
 from jills.evidence.standard import Standard
 from jills.gauss_newton import linearization
 from jills.linalg import dot, flatten, matmul, unflatten
@@ -96,6 +95,14 @@ class Objective(NamedTuple):
         prediction = linearization.forward(self.network, matrices, self.rows.scaled_inputs[:-1]).prediction
         return self.at(self.likelihood.energies(prediction), flatten(list(matrices)))
 
+    def gradient(self, matrices: Sequence[jax.Array]) -> jax.Array:
+        """`∂ S / ∂ θ`, `(p,)`."""
+        current = linearization.forward(self.network, matrices, self.rows.scaled_inputs[:-1])
+        slope = self.likelihood.slope(current.prediction, self.beta)
+        cotangents = linearization.backward(matrices, current.slopes, (0, self.network.num_layers - 1), slope)
+        parts = [matmul(below, one.T) for below, one in zip(current.below, cotangents, strict=True)]
+        return flatten(parts) + self.alpha * flatten(list(matrices))
+
     def terms(self, matrices: Sequence[jax.Array]) -> Terms:
         """The part of the data to second order, by blocks of rows, so that memory does not grow with them."""
         size = curvature.block_rows(self.network, self.rows.omega.shape[0])
@@ -127,7 +134,8 @@ class Objective(NamedTuple):
         def solve(alpha, beta, right):
             scaled, diagonal = scaled_to_unit(beta * gram, alpha)
             root = jnp.sqrt(diagonal)
-            return linalg.solve(with_rounding(scaled), beta * right / root) / root
+            shift = jnp.asarray(rounding(scaled), scaled.dtype)
+            return linalg.solve(shifted(scaled, shift), beta * right / root) / root
 
         beta = jnp.broadcast_to(self.beta, (right.shape[1],))
         return [*matrices[:-1], jax.vmap(solve, in_axes=(1, 0, 1), out_axes=1)(alpha, beta, right)]

@@ -26,14 +26,16 @@ LEAST_EFFECTIVE = 1e-3
 class Factored(NamedTuple):
     """`H⁻¹ = D^-½ L⁻ᵀ L⁻¹ D^-½`."""
 
-    root: jax.Array  # (p, p) L⁻¹
+    root: jax.Array  # (p, p) L⁻¹, of C + τ I
     diagonal: jax.Array  # (p,) D
+    shift: jax.Array  # () τ: rounding, and a damping
 
     @classmethod
-    def of(cls, gram: jax.Array, alpha: jax.Array) -> "Factored":
-        """Of `G + diag(α)`, `(p, p)` and `(p,)`."""
+    def of(cls, gram: jax.Array, alpha: jax.Array, damping: jax.Array | float = 0.0) -> "Factored":
+        """Of `G + diag(α)`, `(p, p)` and `(p,)`, and a damping λ in units of D."""
         scaled, diagonal = scaled_to_unit(gram, alpha)
-        return cls(inverse_root(with_rounding(scaled)), diagonal)
+        shift = jnp.asarray(damping + rounding(scaled), scaled.dtype)
+        return cls(inverse_root(shifted(scaled, shift)), diagonal, shift)
 
     def log_det(self) -> jax.Array:
         """Of H, `()`."""
@@ -42,7 +44,12 @@ class Factored(NamedTuple):
     def determined(self, alpha: jax.Array) -> jax.Array:
         """`1 − α_i H⁻¹_ii` of every parameter, `(p,)`: how far the data determine it, from 0 to 1."""
         inverse = jnp.sum(jnp.square(self.root), axis=0)
-        return jnp.clip(1.0 - (alpha / self.diagonal + rounding(self.root)) * inverse, 0.0, 1.0)
+        return jnp.clip(1.0 - (alpha / self.diagonal + self.shift) * inverse, 0.0, 1.0)
+
+    def solve(self, right: jax.Array) -> jax.Array:
+        """`H⁻¹ b`, `(p,)`."""
+        root = jnp.sqrt(self.diagonal)
+        return matmul(self.root.T, matmul(self.root, right / root)) / root
 
     def variances(self, jacobian: jax.Array) -> jax.Array:
         """`J_n H⁻¹ J_nᵀ` for `(p, m)`, `(m,)`."""
@@ -63,15 +70,10 @@ def rounding(scaled: jax.Array) -> float:
     return float(4 * jnp.finfo(scaled.dtype).eps * np.sqrt(scaled.shape[0]))
 
 
-def with_rounding(scaled: jax.Array) -> jax.Array:
-    """C with that added to its diagonal, so that it is positive definite."""
-    return shifted(scaled, jnp.asarray(rounding(scaled), scaled.dtype))
-
-
-def shifted(scaled: jax.Array, damping: jax.Array) -> jax.Array:
-    """`C + λ I`."""
+def shifted(scaled: jax.Array, shift: jax.Array) -> jax.Array:
+    """`C + τ I`."""
     eye = jnp.eye(scaled.shape[0], dtype=bool)
-    return jnp.where(eye, 1.0 + damping, scaled)
+    return jnp.where(eye, 1.0 + shift, scaled)
 
 
 def sums(values: jax.Array, groups: np.ndarray) -> jax.Array:

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jills.evidence.curvature import Terms
 from jills.evidence.objective import Objective, has_units
 from jills.evidence.posterior import ALPHA, BETA, LEAST_EFFECTIVE, LEAST_FREEDOM, Factored, moved, sums
 from jills.linalg import dot
+
+import os
+RANGE = float(os.environ.get("RANGE","10"))  # no group's α lies further below that of all parameters together
 
 
 class Update(NamedTuple):
@@ -21,7 +23,14 @@ class Update(NamedTuple):
     log_evidence: jax.Array  # () for the α and β before it, of the targets in their units
 
 
-def updated(objective: Objective, groups: np.ndarray, alpha: jax.Array, theta: jax.Array, terms: Terms) -> Update:
+def updated(
+    objective: Objective,
+    groups: np.ndarray,
+    alpha: jax.Array,
+    theta: jax.Array,
+    energies: jax.Array,
+    factored: Factored,
+) -> Update:
     """The next α and β. Anything may be NaN where H could not be factored.
 
     Args:
@@ -29,14 +38,17 @@ def updated(objective: Objective, groups: np.ndarray, alpha: jax.Array, theta: j
         groups: `(p,)`, the group of every parameter.
         alpha: `(g,)` of each group.
         theta: `(p,)`, the parameters.
-        terms: at θ.
+        energies: at θ.
+        factored: H at θ.
     """
-    factored = Factored.of(terms.gram, objective.alpha)
     determined = factored.determined(objective.alpha)
     sizes = jnp.asarray(np.bincount(groups), theta.dtype)
     effective = jnp.clip(sums(determined, groups), LEAST_EFFECTIVE, sizes)
-    new_alpha = moved(alpha, effective / sums(jnp.square(theta), groups), ALPHA)
-    log_evidence = -objective.at(terms.energies, theta) - 0.5 * factored.log_det() + 0.5 * dot([sizes], [jnp.log(alpha)])
+    squares = sums(jnp.square(theta), groups)
+    common = jnp.sum(effective) / jnp.sum(squares)
+    # What one layer loses in weight another can make up for: without a bound one α would fall for ever.
+    new_alpha = moved(alpha, jnp.maximum(effective / squares, common / RANGE), ALPHA)
+    log_evidence = -objective.at(energies, theta) - 0.5 * factored.log_det() + 0.5 * dot([sizes], [jnp.log(alpha)])
     network, beta = objective.network, objective.beta
     if not has_units(network, objective.likelihood.loss):
         return Update(new_alpha, beta, effective, log_evidence)
@@ -45,7 +57,7 @@ def updated(objective: Objective, groups: np.ndarray, alpha: jax.Array, theta: j
     # `−2 β ∂ log Z / ∂ β` is one of Gaussian noise.
     log_normalizer, slope = jax.vmap(jax.value_and_grad(objective.likelihood.loss.noise.log_normalizer))(beta)
     freedom = count * (-2.0 * beta * slope) - _of_outputs(determined, betas, network)
-    wanted = 0.5 * jnp.maximum(freedom, LEAST_FREEDOM * count) / terms.energies
+    wanted = 0.5 * jnp.maximum(freedom, LEAST_FREEDOM * count) / energies
     units = total * jnp.sum(jnp.log(objective.rows.standard.targets.scale))
     log_evidence -= count * jnp.sum(log_normalizer) + units
     return Update(new_alpha, moved(beta, wanted, BETA), effective, log_evidence)

@@ -79,10 +79,7 @@ def member_of(problem: Any, key: jax.Array, rows: Rows | None, validation: Rows 
         ValueError: it returns something else than is asked for.
     """
     returned = problem(key)
-    if rows is None:
-        member = checks.checked_member(returned)
-    else:
-        member = Member(_only_params(returned), rows.merged())
+    member = checks.checked_member(returned) if rows is None else Member(_only_params(returned), rows.merged())
     if validation is not None and member.validation is None:
         member = member._replace(validation=validation.merged())
     return member

@@ -186,5 +186,5 @@ def _check_detail(algorithm, detail):
     if jax.tree.structure(detail) != jax.tree.structure(blank) or shapes[0] != shapes[1]:
         raise ValueError(
             f"{type(algorithm).__name__}.update tells {detail} as its detail, but blank_detail is {blank}; let both be "
-            "one NamedTuple of scalars, or of arrays of the same shapes, NaN for floats and 0 for integers in the latter"
+            "one NamedTuple of scalars, or arrays of the same shapes, NaN for floats and 0 for integers in the latter"
         )
