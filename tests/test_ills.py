@@ -18,12 +18,13 @@ FUNCTIONS = {
     "sigmoid": (activations.sigmoid, Sigmoid),
     "leaky": (activations.leaky_relu(0.3), partial(Leaky, 0.3)),
 }
-NETS = [(3, 2, 1), (3, 5, 2), (2, 3, 5, 2)]
 MARGIN = 1e-4
 # Five free steps agree to 1e-9 only where no rank-deficient solve amplifies rounding; with a ridge all do.
-CASES = [(sizes, name, 1e-6, "lstsq") for sizes in NETS for name in FUNCTIONS]
-CASES += [((3, 2, 1), name, 0.0, "lstsq") for name in ("tanh", "sigmoid")] + [((3, 5, 2), "leaky", 0.0, "lstsq")]
-CASES += [((2, 3, 5, 2), "tanh", 1e-6, solver) for solver in ("qr", "cholesky")]
+# Sizes and functions do not know of each other: each with each of those beside it, not all pairs.
+PAIRS = [((3, 2, 1), "tanh"), ((3, 2, 1), "sigmoid"), ((3, 5, 2), "leaky")]
+CASES = [(sizes, name, ridge, "lstsq") for sizes, name in PAIRS for ridge in (1e-6, 0.0)]
+CASES += [((3, 5, 2), "tanh", 1e-6, "lstsq"), ((2, 3, 5, 2), "sigmoid", 1e-6, "lstsq")]
+CASES += [((2, 3, 5, 2), "tanh", 1e-6, "qr"), ((2, 3, 5, 2), "leaky", 1e-6, "cholesky")]
 
 
 def teacher_problem(network, key, n=53, dtype="float64"):
@@ -155,10 +156,10 @@ TEACHERS = [((3, 2, 1), 1e-4), ((3, 4, 1), 5e-5), ((2, 2, 2, 1), 5e-4)]
 @pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "bar"), TEACHERS)
 def test_teacher_student_reaches_the_bar(sizes, bar):
-    """Median loss over 64 seeds after 200 steps, tanh on every layer, 200 rows, ρ = 0.5."""
+    """Median loss over 24 seeds after 200 steps, tanh on every layer, 200 rows, ρ = 0.5."""
     network = jills.Network(sizes, activations.tanh, activations.tanh)
     algorithm = ills.build(network, solver=solvers.qr)
-    keys = jax.random.split(jax.random.key(0), 64)
+    keys = jax.random.split(jax.random.key(0), 24)
     result = jills.sweep(algorithm, ills.Hparams(0.5), partial(teacher_problem, network, n=200), keys, 200)
     assert np.median(result.state.loss) <= bar
 
@@ -166,7 +167,7 @@ def test_teacher_student_reaches_the_bar(sizes, bar):
 def test_no_rate_between_a_twentieth_and_one_diverges():
     network = jills.Network((2, 2, 2, 1), activations.tanh, activations.tanh)
     rates = jnp.array([0.05, 0.1, 0.3, 0.5, 0.7, 1.0])
-    keys = jax.random.split(jax.random.key(0), 16)
+    keys = jax.random.split(jax.random.key(0), 4)
     problem = partial(teacher_problem, network, n=200)
     result = jills.sweep(ills.build(network, solver=solvers.qr), ills.Hparams(rates), problem, keys, 200)
     assert result.info.finite.all()

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract import init, step
 from jax import lax
 from scipy import special
 
@@ -124,15 +125,18 @@ def ring(n=101) -> Any:
 
 
 def train(algorithm, params, batch, num_steps):
-    """Without `jit`: all cases have the same shapes and share what is compiled, operation by operation."""
-    state = start = algorithm.init(params, batch)
+    state = start = init(algorithm, params, batch)
     for _ in range(num_steps):
-        state, _ = algorithm.step(ills.Hparams(0.5, 1e-6), state, batch)
+        state, _ = step(algorithm, ills.Hparams(0.5, 1e-6), state, batch)
     return start, state
 
 
-@pytest.mark.parametrize("hidden", ["tanh", "relu", "gelu", "silu"])
-@pytest.mark.parametrize("target", ["working_response", "softened", "scaled"])
+# What the target is and how hidden layers step do not know of each other: each target, then each way to step.
+LEARNING = [("working_response", "tanh"), ("softened", "tanh"), ("scaled", "tanh")]
+LEARNING += [("working_response", "relu"), ("softened", "gelu"), ("scaled", "silu")]
+
+
+@pytest.mark.parametrize(("target", "hidden"), LEARNING)
 def test_classes_are_learned(hidden, target, key):
     inputs, labels = ring()
     network = jills.Network((2, 7, 3), getattr(activations, hidden))

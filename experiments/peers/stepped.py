@@ -106,7 +106,7 @@ def run(method: Method, hparams: Any, problem: Problem, budget: Budget) -> Trace
         taken = int(taken)
         pace = elapsed / max(taken, 1)
         seconds.append(total + elapsed * np.arange(1, taken + 1) / max(taken, 1))
-        losses.append(np.asarray(values[:taken], float))
+        losses.append(np.asarray(values, float)[:taken])  # by NumPy: JAX would compile for each number of steps
         total += elapsed
         reason = reason_to_stop(budget, float(state.best_loss), total, int(state.step))
         if not reason and int(state.result) != results.RUNNING:

@@ -4,7 +4,6 @@ import re
 from itertools import pairwise, permutations, product
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -182,8 +181,7 @@ def _renamed(folder, name):
 def test_distance_does_not_see_permutations_and_signs_and_nothing_is_nearer(seed, sizes):
     random = np.random.default_rng(seed)
     truth = tuple(
-        jills.Layer(jnp.asarray(random.normal(size=(below, above))), jnp.asarray(random.normal(size=above)))
-        for below, above in pairwise(sizes)
+        jills.Layer(random.normal(size=(below, above)), random.normal(size=above)) for below, above in pairwise(sizes)
     )
     noisy = jax.tree.map(lambda leaf: leaf + 0.3 * random.normal(size=leaf.shape), truth)
     moved, still = shuffled(truth, random), shuffled(noisy, random)
@@ -198,7 +196,7 @@ def shuffled(params, random):
         order, signs = random.permutation(len(below[1])), random.choice([-1.0, 1.0], len(below[1]))
         below[0], below[1] = below[0][:, order] * signs, below[1][order] * signs
         above[0] = above[0][order] * signs[:, None]
-    return tuple(jills.Layer(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in layers)
+    return tuple(jills.Layer(weight, bias) for weight, bias in layers)
 
 
 def nearest(params, truth):
