@@ -1,12 +1,13 @@
 """jills: trains neural networks by linear least squares, thousands of them in one compiled call."""
 
-from jills import activations, adam, gauss_newton, ills, losses, results, solvers, training
+from jills import activations, adam, evidence, gauss_newton, ills, losses, results, solvers, training
 from jills.activations import Activation
 from jills.algorithm import Algorithm
 from jills.conjugate_gradients import ConjugateGradients
 from jills.hparams import product
 from jills.losses import Loss
 from jills.network import Network
+from jills.predictions import Ensemble, Prediction, calibration, ensemble, folds, out_of_fold
 from jills.results import Stop
 from jills.solvers import Solver
 from jills.training import (
@@ -34,6 +35,7 @@ __all__ = [
     "Batch",
     "ConjugateGradients",
     "Diagnosis",
+    "Ensemble",
     "Info",
     "Layer",
     "Loss",
@@ -41,19 +43,25 @@ __all__ = [
     "Model",
     "Network",
     "Params",
+    "Prediction",
     "Solver",
     "State",
     "Stop",
     "SweepResult",
     "activations",
     "adam",
+    "calibration",
     "diagnose",
+    "ensemble",
+    "evidence",
+    "folds",
     "gauss_newton",
     "grid",
     "ills",
     "load",
     "load_model",
     "losses",
+    "out_of_fold",
     "product",
     "progress_bar",
     "results",

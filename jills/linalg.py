@@ -173,6 +173,21 @@ def inverse_root(matrix: jax.Array) -> jax.Array:
     return _roots(matrix[None])[0]
 
 
+def _eigenvectors(matrix):
+    valid = jnp.isfinite(jnp.sum(jnp.abs(matrix)))
+    values, vectors = jnp.linalg.eigh(jnp.where(valid, matrix, jnp.zeros_like(matrix)), symmetrize_input=False)
+    return jnp.where(valid, values, jnp.nan), vectors
+
+
+_eigen = fold_batches(_eigenvectors, jax.vmap(_eigenvectors))
+
+
+def eigenvectors(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Eigenvalues `(p,)`, in rising order, and eigenvectors, columns of `(p, p)`, of a symmetric matrix."""
+    values, vectors = _eigen(matrix[None])
+    return values[0], vectors[0]
+
+
 def inverses(matrices: Sequence[jax.Array]) -> list[jax.Array]:
     """`M⁻¹` of symmetric positive definite matrices of any sizes; NaN where Cholesky fails.
 

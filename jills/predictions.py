@@ -136,3 +136,43 @@ def calibration(predicted: Ensemble, targets: jax.Array, weights: jax.Array | No
     if weights is None:
         return jnp.mean(squares, axis=0)
     return jnp.matmul(weights / jnp.sum(weights), squares, precision=HIGHEST)
+
+
+def folds(key: jax.Array, num_rows: int, num_folds: int) -> jax.Array:
+    """Row weights of members that each leave a random fold out, `(num_folds, num_rows)` of ones and zeros.
+
+    Give them as the stacked weights of a sweep, and all members train in one program::
+
+        weights = jills.folds(key, n, 10)
+        batches = jills.Batch(inputs, targets, weights)
+        result = jills.sweep(algorithm, algorithm.defaults, network.init, keys, num_steps=40, batches=batches)
+
+    Args:
+        key: a JAX random key.
+        num_rows: n.
+        num_folds: F, from 2 to n; their sizes differ by one row at most.
+
+    Raises:
+        ValueError: fewer than two folds, or more folds than rows.
+    """
+    if not 2 <= num_folds <= num_rows:
+        raise ValueError(f"folds: num_folds is {num_folds}, but must be from 2 to the number of rows, {num_rows}")
+    fold = jax.random.permutation(key, jnp.arange(num_rows) % num_folds)
+    return (fold[None, :] != jnp.arange(num_folds)[:, None]).astype(jnp.zeros(()).dtype)
+
+
+def out_of_fold(predictions: Prediction, weights: jax.Array, repeats: int = 1) -> Ensemble:
+    """Of each row the ensemble of those members that it was left out of: an honest look at the training rows.
+
+    Its error estimates that of new rows, and `calibration` of it the factor that their variance wants.
+
+    Args:
+        predictions: of all rows by all members, leaves `[M, n, k]`.
+        weights: that they were trained with, `(M, n)`: zero where a row was left out.
+        repeats: by how many members each row was left out.
+    """
+    left_out = jnp.argsort(weights > 0, axis=0, stable=True)[:repeats]  # (repeats, n)
+    of_rows = lambda values: jnp.take_along_axis(values, left_out[:, :, None], axis=0)  # noqa: E731 used at once
+    mean, variance, moderated = map(of_rows, (predictions.mean, predictions.variance, predictions.moderated))
+    noise = jnp.mean(predictions.noise[left_out], axis=1)  # (repeats, k)
+    return ensemble(Prediction(mean, variance, noise, moderated))

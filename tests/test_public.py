@@ -21,13 +21,19 @@ FIXED = {
     "ills.shift_activations": "params activations batch layer target",
     "gauss_newton.build": "network loss linear_solver",
     "adam.build": "network loss",
+    "evidence.build": "network loss prior",
+    "evidence.predict": "algorithm state batch inputs",
+    "ensemble": "predictions",
 }
 FIELDS = {
     "Batch": "inputs targets weights",
     "Layer": "weight bias",
-    "Member": "params batch metrics",
-    "State": "params activations inner step loss best_params best_loss result fingerprint saturated",
-    "Info": "loss update_norm finite detail metrics",
+    "Member": "params batch metrics validation",
+    "Prediction": "mean variance noise moderated",
+    "State": "params activations inner step loss best_params best_loss result fingerprint saturated validation "
+    "since_best",
+    "Info": "loss update_norm finite detail metrics validation",
+    "evidence.Hparams": "alpha beta",
     "ills.Hparams": "learning_rate ridge",
     "gauss_newton.Hparams": "weight_decay damping",
     "gauss_newton.MinibatchHparams": "weight_decay damping learning_rate momentum",
@@ -36,18 +42,19 @@ FIELDS = {
 LAYERS = [
     {"transformations"},
     {"types", "activations", "arrays", "linalg"},
-    {"network", "batches", "hparams", "states", "contents"},
-    {"losses", "solvers", "conjugate_gradients", "results", "functions"},
+    {"network", "batches", "hparams", "states", "contents", "predictions"},
+    {"losses", "solvers", "conjugate_gradients", "results", "functions", "linearization"},
     {"checks", "targets"},
     {"algorithm"},
     {"ills", "gauss_newton", "adam"},
+    {"evidence"},
     {"training"},
     {"__init__"},
 ]
 """Modules of jills from the ground up: imports go down only."""
 WINGS = {
     "gauss_newton": [
-        {"linearization", "damping"},
+        {"damping"},
         {"coordinates"},
         {"block", "kronecker", "blocks"},
         {"rows"},
@@ -58,9 +65,19 @@ WINGS = {
         {"minibatch"},
         {"__init__"},
     ],
+    "evidence": [
+        {"priors", "standard", "likelihood", "factors"},
+        {"curvature"},
+        {"objective"},
+        {"updates", "descent"},
+        {"algorithm"},
+        {"predicting"},
+        {"__init__"},
+    ],
     "training": [
-        {"run", "history", "progress", "structure", "memory"},
-        {"chunks", "description", "diagnosis"},
+        {"validation", "history", "progress", "structure", "memory", "members"},
+        {"run", "description", "diagnosis"},
+        {"chunks"},
         {"result"},
         {"checkpoint"},
         {"models", "sweep"},

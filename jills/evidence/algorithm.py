@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jills import results
+from jills import linearization, results
 from jills.algorithm import Algorithm
+from jills.evidence.curvature import Curvature, by_size
 from jills.evidence.descent import Point, descend
 from jills.evidence.objective import Objective, Rows, has_units
-from jills.evidence.posterior import Factored
 from jills.evidence.priors import Prior, groups_of, one_group
 from jills.evidence.updates import updated
-from jills.gauss_newton import linearization
 from jills.hparams import Limit, by_keyword
 from jills.linalg import dot, flatten
 from jills.transformations import cond, exported
@@ -71,6 +70,7 @@ class Evidence(Algorithm):
 
     prior: Prior = one_group
     noise_per_output: bool = False
+    curvature: Curvature = by_size
 
     defaults: ClassVar = Hparams()
 
@@ -114,7 +114,8 @@ class Evidence(Algorithm):
         beta = jnp.where(fresh, hparams.beta, inner.beta) if learnt else jnp.ones_like(inner.beta)
         groups = self.groups
         each = jnp.broadcast_to(alpha, groups.shape) if alpha.shape[0] == 1 else alpha[groups]
-        return Objective.of(self.network, self.loss, rows, each, beta, self.noise_per_output), alpha
+        blocks = self.curvature(self.network)
+        return Objective.of(self.network, blocks, self.loss, rows, each, beta, self.noise_per_output), alpha
 
     def update(self, hparams: Hparams, state: State, batch: Any) -> tuple[State, Detail]:
         """A step for the present α and β; the next ones come from the same curvature, at the parameters received."""
@@ -127,7 +128,7 @@ class Evidence(Algorithm):
         theta, terms = flatten(matrices), objective.terms(matrices)
         gradient = terms.gradient + objective.alpha * theta
         start = Point(matrices, objective.at(terms.energies, theta), gradient)
-        factored = Factored.of(terms.gram, objective.alpha, inner.damping)
+        factored = objective.factor(terms, inner.damping)
         end = descend(objective, start, factored)
         taken = end.value < start.value
         found = updated(objective, self.groups, alpha, theta, terms.energies, factored)

@@ -10,7 +10,8 @@ so no Jacobian is formed, and the cost does not grow with the outputs. Within a 
 only half of each is multiplied: a quarter of the arithmetic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -18,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jills import linearization
+from jills.evidence import factors
 from jills.evidence.likelihood import Likelihood
-from jills.gauss_newton import linearization
 from jills.linalg import HIGHEST, add, flatten, matmul
 from jills.network import Network
 
@@ -27,18 +29,98 @@ BLOCK_ENTRIES = 2**19  # of the products of one block of rows: they stay in the 
 FEWEST_ROWS = 64  # of a block
 
 
+@dataclass(frozen=True)
+class Together:
+    """Layers `first … last` as one block of G, dense."""
+
+    first: int
+    last: int
+
+    @property
+    def layers(self) -> range:
+        """Their numbers."""
+        return range(self.first, self.last + 1)
+
+    def statistics(self, below, sensitivity, curved, shares) -> list[jax.Array]:
+        """The products of every pair of layers, `(pairs of i, pairs of j)`, to be summed over blocks of rows."""
+        return [_table(below, sensitivity, curved, *pair) for pair in _pairs(self.layers)]
+
+    def factor(self, statistics: list[jax.Array], network: Network, alphas: list[jax.Array], damping) -> factors.Dense:
+        """Of the sums, and α of every layer."""
+        own = flatten([alphas[layer] for layer in self.layers])
+        return factors.Dense.of(gram_of(statistics, network, self.layers), own, damping)
+
+
+@dataclass(frozen=True)
+class KroneckerLayer:
+    """One layer as `A ⊗ G`: the second moment of its inputs, and the sum of `M_n`."""
+
+    layer: int
+
+    @property
+    def layers(self) -> range:
+        """Its number."""
+        return range(self.layer, self.layer + 1)
+
+    def statistics(self, below, sensitivity, curved, shares) -> list[jax.Array]:
+        """A `(m, m)` and G `(q, q)`; `shares` are weights of sum one, `(n,)`."""
+        inputs = below[self.layer]
+        pairs = zip(sensitivity[self.layer], curved[self.layer], strict=True)
+        return [matmul(inputs * shares[None, :], inputs.T), add([matmul(one, other.T) for one, other in pairs])]
+
+    def factor(self, statistics: list[jax.Array], network: Network, alphas: list[jax.Array], damping):
+        """Of the sums, and α of every layer."""
+        a, g = statistics
+        return factors.Kronecker.of(a, 0.5 * (g + g.T), alphas[self.layer], damping)
+
+
+Blocks = tuple[Together | KroneckerLayer, ...]
+"""What of G is kept: every layer is in one of them, in order; what stands between two is taken as zero."""
+
+Curvature = Callable[[Network], Blocks]
+
+MOST_DENSE = 2048  # parameters of a block
+
+
+def dense(network: Network) -> Blocks:
+    """All layers together: H as it is. Arithmetic n p² + p³ a step, memory p², for p parameters."""
+    return (Together(0, network.num_layers - 1),)
+
+
+def block_diagonal(network: Network) -> Blocks:
+    """Each layer by itself, dense."""
+    return tuple(Together(layer, layer) for layer in range(network.num_layers))
+
+
+def kronecker(network: Network) -> Blocks:
+    """Each layer by itself, as a Kronecker product (Ritter, Botev & Barber 2018): for wide networks."""
+    return tuple(KroneckerLayer(layer) for layer in range(network.num_layers))
+
+
+def by_size(network: Network) -> Blocks:
+    """The default: `dense` up to 2048 parameters; else layer by layer, of these dense those of up to 2048."""
+    if network.num_params <= MOST_DENSE:
+        return dense(network)
+    sizes = [(fan_in + 1) * out for fan_in, out in zip(network.sizes[:-1], network.sizes[1:], strict=True)]
+    return tuple(
+        Together(layer, layer) if size <= MOST_DENSE else KroneckerLayer(layer) for layer, size in enumerate(sizes)
+    )
+
+
 class Terms(NamedTuple):
     """The data's part of the objective at some parameters, to second order."""
 
-    gram: jax.Array  # (p, p) G
+    statistics: tuple[list[jax.Array], ...]  # of each block of G
     gradient: jax.Array  # (p,)
     energies: jax.Array  # (k,) or (1,), see `Likelihood.energies`
 
 
-def block_rows(network: Network, n: int) -> int:
+def block_rows(network: Network, blocks_of_layers: Blocks, n: int) -> int:
     """How many rows are taken at once, so that blocks are of nearly equal size."""
-    widths = [(fan_in + 1, fan_out) for fan_in, fan_out in zip(network.sizes[:-1], network.sizes[1:], strict=True)]
-    most = max(max(m * other, q * fan_out) for m, q in widths for other, fan_out in widths)
+    sizes = network.sizes
+    widths = [[(sizes[layer] + 1, sizes[layer + 1]) for layer in block.layers] for block in blocks_of_layers]
+    pairs = [(one, other) for own in widths for one in own for other in own]
+    most = max(max(one[0] * other[0], one[1] * other[1]) for one, other in pairs)
     blocks = -(-n // max(FEWEST_ROWS, BLOCK_ENTRIES // most))
     return -(-n // blocks)
 
@@ -51,10 +133,16 @@ def in_blocks(array: jax.Array, size: int) -> jax.Array:
     return jnp.moveaxis(padded.reshape(m, blocks, size), 1, 0)
 
 
-def terms_of_block(
-    network: Network, likelihood: Likelihood, beta: jax.Array, matrices: Sequence[jax.Array], inputs: jax.Array
-) -> tuple[list[jax.Array], jax.Array, jax.Array]:
-    """Of some rows: the tables of `gram_of`, the gradient `(p,)` and the energies; `inputs` `(d + 1, n)`."""
+def terms_of_rows(
+    network: Network,
+    blocks: Blocks,
+    likelihood: Likelihood,
+    beta: jax.Array,
+    matrices: Sequence[jax.Array],
+    inputs: jax.Array,
+    shares: jax.Array,
+) -> Terms:
+    """Of some rows, with inputs `(d + 1, n)` and their shares `(n,)` of the whole weight."""
     block = (0, network.num_layers - 1)
     current = linearization.forward(network, matrices, inputs[:-1])
     prediction = current.prediction
@@ -63,23 +151,22 @@ def terms_of_block(
     curved = [curve(each) for each in sensitivity]
     cotangents = linearization.backward(matrices, current.slopes, block, likelihood.slope(prediction, beta))
     gradient = [matmul(below, one.T) for below, one in zip(current.below, cotangents, strict=True)]
-    tables = [_table(current.below, sensitivity, curved, *pair) for pair in _pairs(network.num_layers)]
-    return tables, flatten(gradient), likelihood.energies(prediction)
+    statistics = tuple(block.statistics(current.below, sensitivity, curved, shares) for block in blocks)
+    return Terms(statistics, flatten(gradient), likelihood.energies(prediction))
 
 
-def gram_of(tables: Sequence[jax.Array], network: Network) -> jax.Array:
-    """G, `(p, p)`, from the products of every pair of layers."""
-    count = network.num_layers
-    grid: list[list] = [[None] * count for _ in range(count)]
-    for (one, other), table in zip(_pairs(count), tables, strict=True):
+def gram_of(tables: Sequence[jax.Array], network: Network, layers: range) -> jax.Array:
+    """G of some layers, `(p, p)`, from the products of every pair of them."""
+    grid: list[list] = [[None] * len(layers) for _ in layers]
+    for (one, other), table in zip(_pairs(layers), tables, strict=True):
         block = _laid_out(table, network, one, other)
-        grid[one][other] = block
-        grid[other][one] = block.T
+        grid[one - layers[0]][other - layers[0]] = block
+        grid[other - layers[0]][one - layers[0]] = block.T
     return jnp.concatenate([jnp.concatenate(row, axis=1) for row in grid], axis=0)
 
 
-def _pairs(count):
-    return [(one, other) for one in range(count) for other in range(one, count)]
+def _pairs(layers):
+    return [(one, other) for one in layers for other in layers if one <= other]
 
 
 def _table(below, sensitivity, curved, one, other):

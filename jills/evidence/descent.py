@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jills import linearization
+from jills.conjugate_gradients import ConjugateGradients
+from jills.evidence.factors import Posterior
 from jills.evidence.objective import Objective
-from jills.evidence.posterior import Factored
 from jills.linalg import unflatten
 from jills.transformations import cond
 
 STEPS = 3  # with one factor
+PRODUCTS, TOLERANCE = 20, 0.1  # of conjugate gradients
 TRIALS = 6  # the whole step, a quarter, a sixteenth, …
 
 
@@ -29,7 +32,7 @@ class Point(NamedTuple):
     gradient: jax.Array  # (p,)
 
 
-def descend(objective: Objective, start: Point, factored: Factored) -> Point:
+def descend(objective: Objective, start: Point, factored: Posterior) -> Point:
     """The lowest point that was found; the start, bit for bit, where none is lower."""
 
     def going(carry):
@@ -39,10 +42,23 @@ def descend(objective: Objective, start: Point, factored: Factored) -> Point:
     def step(carry):
         count, _, point = carry
         gradient = cond(count == 0, lambda: point.gradient, lambda: objective.gradient(point.matrices))
-        new = _lowered(objective, point, -factored.solve(gradient))
+        new = _lowered(objective, point, _direction(objective, point, gradient, factored))
         return count + 1, ~(new.value < point.value), new
 
     return lax.while_loop(going, step, (jnp.zeros((), jnp.int32), jnp.zeros((), bool), start))[2]
+
+
+def _direction(objective, point, gradient, factored):
+    """`−H⁻¹ g`: at once where H is whole, else by conjugate gradients with its blocks as preconditioner."""
+    if factored.is_whole:
+        return -factored.solve(gradient)
+    current = linearization.forward(objective.network, point.matrices, objective.rows.scaled_inputs[:-1])
+    found = ConjugateGradients(PRODUCTS, TOLERANCE).solve(
+        lambda change: [objective.product(point.matrices, current, change[0])],
+        [-gradient],
+        lambda residual: [factored.solve(residual[0])],
+    )
+    return found.x[0]
 
 
 def _lowered(objective, start, change):

@@ -3,6 +3,7 @@
 S(θ) = Σ β e + ½ Σ_i α_i θ_i²
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,15 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jills import activations, linalg
+from jills import activations, linalg, linearization
 from jills.batches import total_weight, uniform_weights
 from jills.evidence import curvature, likelihood
-from jills.evidence.curvature import Terms
+from jills.evidence.curvature import Blocks, Terms
+from jills.evidence.factors import Posterior, rounding, scaled_to_unit, shifted
 from jills.evidence.likelihood import Likelihood
-from jills.evidence.posterior import rounding, scaled_to_unit, shifted
 from jills.evidence.standard import Standard
-from jills.gauss_newton import linearization
-from jills.linalg import dot, flatten, matmul, unflatten
+from jills.linalg import dot, flatten, matmul, positive, unflatten
 from jills.losses import Loss
 from jills.network import Network
 from jills.types import Batch
@@ -60,18 +60,19 @@ class Objective(NamedTuple):
     """S on some rows."""
 
     network: Network
+    blocks: Blocks  # of its curvature
     likelihood: Likelihood
     rows: Rows
     alpha: jax.Array  # (p,) of every parameter
     beta: jax.Array  # (1,), or (k,) of every output
 
     @classmethod
-    def of(cls, network: Network, loss: Loss, rows: Rows, alpha: jax.Array, beta: jax.Array, split: bool):
-        """For α of every parameter and β; `split`: one for each output."""
+    def of(cls, network: Network, blocks: Blocks, loss: Loss, rows: Rows, alpha, beta, split: bool) -> "Objective":
+        """For α of every parameter, `(p,)`, and β, `(1,)` or with `split` `(k,)`."""
         if has_units(network, loss) and loss.in_units is not None:
             loss = loss.in_units(rows.standard.targets.scale[0])
         factor = likelihood.factor_of(loss, network.sizes[-1])
-        return cls(network, Likelihood(loss, factor, rows.scaled_targets, rows.omega, split), rows, alpha, beta)
+        return cls(network, blocks, Likelihood(loss, factor, rows.scaled_targets, rows.omega, split), rows, alpha, beta)
 
     @property
     def is_quadratic(self) -> bool:
@@ -105,22 +106,40 @@ class Objective(NamedTuple):
 
     def terms(self, matrices: Sequence[jax.Array]) -> Terms:
         """The part of the data to second order, by blocks of rows, so that memory does not grow with them."""
-        size = curvature.block_rows(self.network, self.rows.omega.shape[0])
-        arrays = (self.rows.scaled_inputs, self.likelihood.targets, self.likelihood.weights[None, :])
-        blocks = tuple(curvature.in_blocks(array, size) for array in arrays)
+        size = curvature.block_rows(self.network, self.blocks, self.rows.omega.shape[0])
+        weights = self.likelihood.weights[None, :]
+        arrays = (self.rows.scaled_inputs, self.likelihood.targets, weights, weights / positive(self.rows.total))
+        parts = tuple(curvature.in_blocks(array, size) for array in arrays)
 
-        def one(block):
-            inputs, targets, weights = block
-            part = self.likelihood._replace(targets=targets, weights=weights[0])
-            return curvature.terms_of_block(self.network, part, self.beta, matrices, inputs)
+        def one(part):
+            inputs, targets, weights, shares = part
+            likelihood = self.likelihood._replace(targets=targets, weights=weights[0])
+            return curvature.terms_of_rows(
+                self.network, self.blocks, likelihood, self.beta, matrices, inputs, shares[0]
+            )
 
-        first = jax.tree.map(lambda array: array[0], blocks)
-        total = one(first)
-        if blocks[0].shape[0] > 1:
-            rest = jax.tree.map(lambda array: array[1:], blocks)
-            total, _ = lax.scan(lambda carry, block: (jax.tree.map(jnp.add, carry, one(block)), None), total, rest)
-        tables, gradient, energies = total
-        return Terms(curvature.gram_of(tables, self.network), gradient, energies)
+        first = one(jax.tree.map(lambda array: array[0], parts))
+        if parts[0].shape[0] == 1:
+            return first
+        rest = jax.tree.map(lambda array: array[1:], parts)
+        summed = lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None)  # noqa: E731 used at once
+        return lax.scan(summed, first, rest)[0]
+
+    def factor(self, terms: Terms, damping: jax.Array | float = 0.0) -> Posterior:
+        """H, factored."""
+        alphas = unflatten(self.alpha, [jnp.zeros((m + 1, q)) for m, q in itertools.pairwise(self.network.sizes)])
+        pairs = zip(self.blocks, terms.statistics, strict=True)
+        return Posterior(tuple(block.factor(sums, self.network, alphas, damping) for block, sums in pairs))
+
+    def product(self, matrices: Sequence[jax.Array], current: linearization.Pass, change: jax.Array) -> jax.Array:
+        """`H v` for `(p,)`, without H; `current` is the forward pass of θ."""
+        block = (0, self.network.num_layers - 1)
+        parts = unflatten(change, list(matrices))
+        response = linearization.jvp(matrices, current.below, current.slopes, block, parts)
+        curved = self.likelihood.curve(current.prediction, self.beta, response)
+        cotangents = linearization.backward(matrices, current.slopes, block, curved)
+        gathered = [matmul(below, one.T) for below, one in zip(current.below, cotangents, strict=True)]
+        return flatten(gathered) + self.alpha * change
 
     def solved(self, matrices: Sequence[jax.Array]) -> list[jax.Array]:
         """With the output layer that minimises S for the others, where S is quadratic in it."""

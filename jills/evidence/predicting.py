@@ -4,12 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jills import checks
+from jills import checks, linearization
 from jills.arrays import cast, check_array
 from jills.evidence.algorithm import Evidence
 from jills.evidence.objective import has_units
-from jills.evidence.posterior import Factored
-from jills.gauss_newton import linearization
 from jills.predictions import Prediction
 from jills.types import Batch, State
 
@@ -56,17 +54,16 @@ def _predict(algorithm, state, batch, inputs):
     rows = algorithm.resume(state, batch)[1]
     objective, _ = algorithm.objective(cast(algorithm.defaults, dtype), state.inner, rows)
     matrices = objective.enter(state.params)
-    factored = Factored.of(objective.terms(matrices).gram, objective.alpha)
+    factored = objective.factor(objective.terms(matrices))
     columns = rows.standard.rows(inputs)[:-1]
+    layers = [block.layers for block in objective.blocks]
     k, m = network.sizes[-1], columns.shape[1]
     size = max(1, min(m, MOST_ENTRIES // (k * network.num_params)))
 
     def block(columns):
         current = linearization.forward(network, matrices, columns)
         sensitivity = linearization.sensitivities(matrices, current, (0, network.num_layers - 1))
-        jacobian = linearization.jacobian(current.below, sensitivity)  # (k, p, size)
-        flat = jnp.moveaxis(jacobian, 0, 1).reshape(jacobian.shape[1], -1)
-        return current.prediction, factored.variances(flat).reshape(k, -1)
+        return current.prediction, factored.variances(layers, current.below, sensitivity)
 
     blocks = -(-m // size)
     padded = jnp.pad(columns, ((0, 0), (0, blocks * size - m)))

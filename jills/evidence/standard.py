@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jills.gauss_newton.linearization import with_ones
 from jills.linalg import matmul
+from jills.linearization import with_ones
 from jills.types import Batch
 
 

@@ -1,4 +1,11 @@
-"""α, β, effective parameters and log evidence, by the curvature at the parameters of a step."""
+"""α, β, effective parameters and log evidence, by the curvature at the parameters of a step.
+
+    γ_g = Σ_(i in g) (1 − α_g H⁻¹_ii)
+    log evidence = −S − ½ log det H + ½ Σ_g p_g log α_g − N Σ log Z(β)
+    α_g ← γ_g / ‖θ_g‖²,   β ← max(N − γ, N / 50) / 2 Σ e
+
+(MacKay, Neural Computation 4, 1992.)
+"""
 
 from typing import NamedTuple
 
@@ -6,12 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jills.evidence.factors import Posterior
 from jills.evidence.objective import Objective, has_units
-from jills.evidence.posterior import ALPHA, BETA, LEAST_EFFECTIVE, LEAST_FREEDOM, Factored, moved, sums
-from jills.linalg import dot
+from jills.linalg import dot, matmul
 
-import os
-RANGE = float(os.environ.get("RANGE","10"))  # no group's α lies further below that of all parameters together
+ALPHA = (1e-4, 1e6)  # limits, of standardised data
+BETA = (1e-3, 1e8)
+RANGE = 3.0  # no group's α lies further below that of all parameters together
+LARGEST_CHANGE = 10.0  # a factor, of an α or β in one update
+LEAST_FREEDOM = 0.02  # of the rows: what is left of them beside the effective parameters
+LEAST_EFFECTIVE = 1e-3
 
 
 class Update(NamedTuple):
@@ -29,7 +40,7 @@ def updated(
     alpha: jax.Array,
     theta: jax.Array,
     energies: jax.Array,
-    factored: Factored,
+    factored: Posterior,
 ) -> Update:
     """The next α and β. Anything may be NaN where H could not be factored.
 
@@ -41,7 +52,7 @@ def updated(
         energies: at θ.
         factored: H at θ.
     """
-    determined = factored.determined(objective.alpha)
+    determined = factored.determined()
     sizes = jnp.asarray(np.bincount(groups), theta.dtype)
     effective = jnp.clip(sums(determined, groups), LEAST_EFFECTIVE, sizes)
     squares = sums(jnp.square(theta), groups)
@@ -70,3 +81,18 @@ def _of_outputs(determined, betas, network):
     last = (network.sizes[-2] + 1) * betas
     own = jnp.sum(determined[-last:].reshape(-1, betas), axis=0)
     return own + jnp.sum(determined[:-last]) / betas
+
+
+def sums(values: jax.Array, groups: np.ndarray) -> jax.Array:
+    """Of each group, `(g,)`, of values `(p,)`."""
+    count = int(groups.max()) + 1
+    if count == 1:
+        return jnp.sum(values)[None]
+    member = groups[None, :] == np.arange(count)[:, None]
+    return matmul(jnp.asarray(member, values.dtype), values)
+
+
+def moved(old: jax.Array, wanted: jax.Array, limits: tuple[float, float]) -> jax.Array:
+    """Towards what is wanted, by at most a factor, within limits; the old one where that is not finite."""
+    near = jnp.clip(wanted, old / LARGEST_CHANGE, old * LARGEST_CHANGE)
+    return jnp.where(jnp.isfinite(wanted), jnp.clip(near, *limits), old)

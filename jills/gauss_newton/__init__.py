@@ -52,9 +52,9 @@ from jills import checks, losses
 from jills.gauss_newton.blocks import checked, default_blocks, one_by_one, together
 from jills.gauss_newton.dense import Dense
 from jills.gauss_newton.full_batch import Detail, FullBatch, Hparams
-from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.minibatch import Minibatch, MinibatchHparams, heavy_ball, minibatch_hparams
 from jills.gauss_newton.solve import Automatic, LinearSolver, as_automatic
+from jills.linearization import Block
 from jills.network import Network
 
 

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import jax
 
-from jills.gauss_newton import linearization
+from jills import linearization
 from jills.gauss_newton.coordinates import Scaling
-from jills.gauss_newton.linearization import Block, Pass
 from jills.linalg import Vector, matmul
+from jills.linearization import Block, Pass
 
 
 class LinearBlock(NamedTuple):

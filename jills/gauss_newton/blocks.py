@@ -1,6 +1,6 @@
 """Which blocks of layers a full-batch step visits, and in which order."""
 
-from jills.gauss_newton.linearization import Block
+from jills.linearization import Block
 from jills.losses import Loss, squared_error
 from jills.network import Network
 

@@ -8,19 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jills import results
+from jills import linearization, results
 from jills.algorithm import Algorithm
-from jills.gauss_newton import iterative, linearization
+from jills.gauss_newton import iterative
 from jills.gauss_newton.damping import LARGEST_DAMPING, Damping, follow, undisturbed
 from jills.gauss_newton.gradients import gradients
 from jills.gauss_newton.line_search import Position, backtrack
-from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Model, Objective, has_units, is_quadratic
 from jills.gauss_newton.rows import Rows, size_of
 from jills.gauss_newton.solve import Automatic, propose
 from jills.gauss_newton.start import fitted, lower
 from jills.hparams import Limit, by_keyword
 from jills.linalg import add
+from jills.linearization import Block
 from jills.transformations import exported
 from jills.types import Batch, Info, Params, State
 

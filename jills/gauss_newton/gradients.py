@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jills.gauss_newton import linearization
-from jills.gauss_newton.linearization import Pass
+from jills import linearization
 from jills.gauss_newton.model import Objective
 from jills.linalg import dot, matmul
+from jills.linearization import Pass
 
 
 def gradients(objective: Objective, matrices: Sequence[jax.Array], current: Pass) -> tuple[jax.Array, jax.Array]:

@@ -13,9 +13,9 @@ from jills.conjugate_gradients import ConjugateGradients
 from jills.gauss_newton import kronecker
 from jills.gauss_newton.block import LinearBlock
 from jills.gauss_newton.kronecker import Diagonal, DiagonalInverse, Factor, FullInverse, Layer, Preconditioner
-from jills.gauss_newton.linearization import Block, Pass
 from jills.gauss_newton.model import Model, Objective, one_sensitivity, roots_of
 from jills.linalg import Vector, add, dot, positive
+from jills.linearization import Block, Pass
 from jills.network import Network
 
 Preconditioners = dict[int, Preconditioner]

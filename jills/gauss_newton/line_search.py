@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jills.gauss_newton import linearization
-from jills.gauss_newton.linearization import Block
+from jills import linearization
 from jills.gauss_newton.model import Objective
 from jills.linalg import Vector
+from jills.linearization import Block
 
 STEPS = 6  # the whole change, a quarter, a sixteenth, …
 

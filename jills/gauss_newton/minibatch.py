@@ -19,19 +19,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jills import linearization
 from jills.algorithm import Algorithm
-from jills.gauss_newton import iterative, linearization
+from jills.gauss_newton import iterative
 from jills.gauss_newton.damping import Damping, back_off, undisturbed
 from jills.gauss_newton.full_batch import LOOPS, Detail
 from jills.gauss_newton.gradients import gradients
 from jills.gauss_newton.kronecker import Preconditioner
 from jills.gauss_newton.line_search import Position
-from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Model, Objective, has_units
 from jills.gauss_newton.rows import Rows, size_of
 from jills.gauss_newton.solve import Automatic, propose
 from jills.gauss_newton.start import fitted
 from jills.hparams import Limit, by_keyword, in_dtype
+from jills.linearization import Block
 from jills.network import Network
 from jills.transformations import cond, exported
 from jills.types import Batch, Params, State

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jills import activations
-from jills.gauss_newton import kronecker, linearization
+from jills import activations, linearization
+from jills.gauss_newton import kronecker
 from jills.gauss_newton.block import LinearBlock
 from jills.gauss_newton.coordinates import Scaling
 from jills.gauss_newton.kronecker import Factor
-from jills.gauss_newton.linearization import Block, Pass
 from jills.gauss_newton.rows import Rows
 from jills.linalg import Vector, add, dot, matmul
+from jills.linearization import Block, Pass
 from jills.losses import Loss
 from jills.network import Network
 

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jills import linearization
 from jills.batches import uniform_weights
-from jills.gauss_newton import kronecker, linearization
+from jills.gauss_newton import kronecker
 from jills.gauss_newton.coordinates import Scaling
 from jills.gauss_newton.kronecker import Factor
 from jills.linalg import HIGHEST, matmul, positive

@@ -11,9 +11,9 @@ from jills.conjugate_gradients import ConjugateGradients
 from jills.gauss_newton import iterative
 from jills.gauss_newton.dense import MOST_ENTRIES, MOST_PER_ROW, Dense
 from jills.gauss_newton.iterative import Preconditioners
-from jills.gauss_newton.linearization import Block
 from jills.gauss_newton.model import Model, Objective
 from jills.linalg import Vector
+from jills.linearization import Block
 from jills.solvers import Solver
 
 

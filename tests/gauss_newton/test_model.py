@@ -10,9 +10,8 @@ import pytest
 from gauss_newton_reference import flat, model
 
 import jills
-from jills import activations, gauss_newton, losses, solvers
+from jills import activations, gauss_newton, linearization, losses, solvers
 from jills.batches import prepare
-from jills.gauss_newton import linearization
 from jills.gauss_newton.model import Model, Objective, Rows
 from jills.gauss_newton.solve import as_automatic, propose
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import jills
-from jills import activations
-from jills.gauss_newton import linearization
+from jills import activations, linearization
 
 NETWORK = jills.Network((3, 7, 5, 2), (activations.tanh, activations.silu), activations.sigmoid)
 BLOCKS = [(first, last) for first in range(3) for last in range(first, 3)]
