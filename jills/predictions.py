@@ -1,5 +1,6 @@
 """Predictions with their uncertainty, of one network and of an ensemble of them."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,14 +37,15 @@ class Ensemble(NamedTuple):
     @property
     def variance(self) -> jax.Array:
         """Of a new target, `(n, k)`: within, between and noise together."""
-        return self.within + self.between + self.noise
+        return self.within + self.between + self.noise[None, :]
 
     def log_density(self, targets: jax.Array) -> jax.Array:
         """The logarithm of the mixture's density at targets `(n, k)`, of each output, `(n, k)`; in nats."""
         mean, deviation = self._components()
-        apart = (targets - mean) / deviation
+        apart = (targets[None] - mean) / deviation
         each = -0.5 * jnp.square(apart) - jnp.log(deviation) - 0.5 * np.log(2 * np.pi)
-        return jax.nn.logsumexp(each, axis=0) - np.log(mean.shape[0])
+        largest = jnp.max(each, axis=0)
+        return largest + jnp.log(jnp.mean(jnp.exp(each - largest[None]), axis=0))
 
     def quantiles(self, levels: Sequence[float] | jax.Array) -> jax.Array:
         """Where the mixture's distribution function reaches levels `(q,)` in (0, 1); `(q, n, k)`."""
@@ -56,7 +58,8 @@ class Ensemble(NamedTuple):
         def halve(_, ends):
             low, high = ends
             middle = 0.5 * (low + high)
-            share = jnp.mean(jax.scipy.special.ndtr((middle[None] - mean[:, None]) / deviation[:, None]), axis=0)
+            apart = (middle[None] - mean[:, None]) / deviation[:, None]  # (M, q, n, k)
+            share = 0.5 * jnp.mean(jax.scipy.special.erfc(-apart / math.sqrt(2.0)), axis=0)
             return jnp.where(share < wanted, middle, low), jnp.where(share < wanted, high, middle)
 
         low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
@@ -64,14 +67,18 @@ class Ensemble(NamedTuple):
 
     def calibrated(self, factor: jax.Array) -> "Ensemble":
         """With all variances times a factor, `()` or `(k,)`, such as `calibration` tells; the mean stays."""
-        root = jnp.sqrt(factor)
+        factor = jnp.broadcast_to(factor, self.noise.shape)
+        root, each = jnp.sqrt(factor)[None, None], factor[None, None]
         members = self.members._replace(
-            mean=self.mean + root * (self.members.mean - self.mean),
-            variance=factor * self.members.variance,
-            noise=factor * self.members.noise,
+            mean=self.mean[None] + root * (self.members.mean - self.mean[None]),
+            variance=each * self.members.variance,
+            noise=factor[None] * self.members.noise,
         )
         return self._replace(
-            within=factor * self.within, between=factor * self.between, noise=factor * self.noise, members=members
+            within=factor[None] * self.within,
+            between=factor[None] * self.between,
+            noise=factor * self.noise,
+            members=members,
         )
 
     def _components(self):
@@ -135,7 +142,7 @@ def calibration(predicted: Ensemble, targets: jax.Array, weights: jax.Array | No
     squares = jnp.square(targets - predicted.mean) / predicted.variance
     if weights is None:
         return jnp.mean(squares, axis=0)
-    return jnp.matmul(weights / jnp.sum(weights), squares, precision=HIGHEST)
+    return jnp.matmul(weights / jnp.sum(weights), squares, precision=HIGHEST)  # (k,)
 
 
 def folds(key: jax.Array, num_rows: int, num_folds: int) -> jax.Array:

@@ -52,6 +52,10 @@ def slowed(rates):
     return jills.gauss_newton.MinibatchHparams(learning_rate=rates)
 
 
+def begun(rates):
+    return jills.evidence.Hparams(alpha=rates)
+
+
 class GradientDescent(jills.Algorithm):
     """An algorithm of a user's own, as the docstring of `jills.algorithm` has it."""
 
@@ -79,6 +83,7 @@ CASES = {
         _grids(slowed),
         0.05,
     ),
+    "evidence": Case(jills.evidence.build(NETWORK), jills.evidence.Hparams(), _grids(begun), 0.1),
     "lbfgs": Case(jills.adam.build(NETWORK, optimizer=lbfgs, defaults=Rate()), Rate(), _grids(Rate), 0.02),
     "own": Case(GradientDescent(network=NETWORK), Rate(0.5), _grids(Rate), 0.5),
 }

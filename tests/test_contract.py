@@ -75,7 +75,7 @@ def test_it_learns_and_tells_the_true_loss(name, key, dtype):
     np.testing.assert_allclose(state.best_loss, best, rtol=1e-3, atol=1e-12)
     assert state.best_loss < case.share * info.loss[0]
     assert info.finite.all()
-    assert state.step == 60
+    assert state.step == 60 or state.result == results.AT_REST
 
 
 @cases
