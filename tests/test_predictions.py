@@ -27,7 +27,8 @@ def test_an_ensemble_is_the_mixture_of_its_members():
     each = predictions()
     together = jills.ensemble(each)
     np.testing.assert_allclose(together.mean, np.mean(each.mean, axis=0))
-    draws = np.mean(each.variance, axis=0) + np.var(each.mean, axis=0) + np.mean(each.noise, axis=0)
+    mean, variance, noise = (np.array(leaf) for leaf in (each.mean, each.variance, each.noise))
+    draws = np.mean(variance, axis=0) + np.var(mean, axis=0) + np.mean(noise, axis=0)
     np.testing.assert_allclose(together.variance, draws)
     targets = np.random.default_rng(1).normal(size=(N, K))
     deviation = np.sqrt(np.array(each.variance) + np.array(each.noise)[:, None])
@@ -84,7 +85,7 @@ def test_calibration_is_the_likeliest_factor():
     np.testing.assert_allclose(factor, 1.7**2, rtol=0.3)
 
     def total(factor):
-        return -np.sum(one.calibrated(jnp.full(K, factor)).log_density(jnp.asarray(targets))[:, 0])
+        return -float(jnp.sum(one.calibrated(jnp.full(K, factor)).log_density(jnp.asarray(targets))[:, 0]))
 
     best = optimize.minimize_scalar(total, bounds=(0.1, 10), method="bounded", options={"xatol": 1e-6}).x
     np.testing.assert_allclose(factor[0], best, rtol=0.15)  # the noise is one for all rows, so the two nearly agree
