@@ -13,6 +13,10 @@ RISE = 10.0  # the final loss exceeds that of the start by this factor
 OVERFITTED = 0.05  # the lowest validation loss of the last fifth lies above the lowest of all by more than this share
 SATURATED = 1 / 3  # a share of the first layer's units that is worth a word
 USELESS = 0.9  # a share that leaves next to nothing to train
+MOVING = 0.05  # effective parameters that change by this share have not come to rest
+HIDDEN_NOISE = 0.99e8  # a β at its limit
+PRUNED = 0.5  # effective parameters of a group
+DETERMINED = 0.9  # a share of all parameters
 
 
 class Diagnosis(NamedTuple):
@@ -32,6 +36,9 @@ def diagnose(state: State, info: Info) -> Diagnosis:
       or row weights that leave nothing to train on.
     * overfitted: a validation loss is known, its lowest value in the last fifth of the steps lies more than 5 %
       above the lowest of all, and the training loss is no higher than it was there.
+    * converged: stopped by `patience`, with the best parameters of the validation rows.
+    * of `jills.evidence`, unless validation rows judge it: converged, or improving while its effective parameters
+      change by more than 5 % in the last fifth; with what is pruned, or beyond what the data can tell.
     * converged: reached the target loss.
     * stalled: nine tenths of the first layer's units started saturated (`state.saturated`), and it is flat or has
       stopped, at a loss that is not zero to rounding.
@@ -79,7 +86,7 @@ def _at(members, index):
 
 def judge(history: History) -> tuple[str, str]:
     """The word and the reason of one member."""
-    told = _failed(history) or _overfitted(history)
+    told = _failed(history) or _waited(history) or _overfitted(history) or _by_evidence(history)
     if told is None and history.code == results.TARGET_REACHED:
         told = "converged", _ending(history)
     word, why = told or (_by_trend(history) if history.code == results.RUNNING else _stopped(history))
@@ -109,6 +116,46 @@ def _failed(history):
     if final - start > (RISE - 1.0) * abs(start) + history.floor:
         return "diverged", f"the loss rose from {start:.3g} to {final:.3g}; {_gentler(history)}"
     return None
+
+
+def _waited(history):
+    if history.code != results.PATIENCE:
+        return None
+    validation = history.validation
+    best = "" if validation is None else f": {validation.min():.3g}, after {validation.argmin()} steps"
+    return "converged", f"{results.Code(history.code).message}{best}"
+
+
+def _by_evidence(history):
+    """By what moves while a network chooses its own regularisation: training losses rise and fall with it."""
+    evidence = history.evidence
+    if evidence is None or history.validation is not None:
+        return None
+    effective, log_evidence = evidence.effective.sum(axis=1), evidence.log_evidence
+    before = effective[-1 - min(history.window, len(effective) - 1)]
+    told = (
+        f"{effective[-1]:.0f} of {evidence.parameters} parameters are determined by the data ({before:.0f} "
+        f"{history.window} steps before), log evidence is {log_evidence[-1]:.5g}{_limits(evidence)}"
+    )
+    if history.code not in (results.RUNNING, results.AT_REST):
+        return "converged", f"{_ending(history)}; {told}"
+    if history.code != results.RUNNING:
+        return "converged", f"{_ending(history)}; {told}"
+    moving = abs(effective[-1] - before) > MOVING * effective[-1] + 1
+    return ("improving", f"{told}; more steps move it on") if moving else ("converged", told)
+
+
+def _limits(evidence):
+    """What a user should know of how far the evidence reached."""
+    effective, told = evidence.effective[-1], ""
+    if evidence.most_beta >= HIDDEN_NOISE:
+        told += "; the noise is below what the data can tell"
+    pruned = int(np.sum(effective < PRUNED))
+    if len(effective) > 1 and pruned:
+        told += f"; {pruned} of {len(effective)} groups of parameters are pruned"
+    if effective.sum() > DETERMINED * evidence.parameters:
+        told += "; nearly all parameters are determined: a larger network may fit better, unless rows are too few for it"
+    return told
 
 
 def _overfitted(history):

@@ -18,6 +18,15 @@ ROUNDING = 10.0  # units in the last place
 EXACT = 1e-6  # of the highest loss
 
 
+class Evidence(NamedTuple):
+    """What `jills.evidence` tells of a member."""
+
+    log_evidence: np.ndarray  # (T,)
+    effective: np.ndarray  # (T, g) γ of each group
+    most_beta: float  # the largest β of all outputs, at the end
+    parameters: int  # p
+
+
 class History(NamedTuple):
     """One member's; arrays are NumPy's."""
 
@@ -36,6 +45,7 @@ class History(NamedTuple):
     saturated: float  # share of the first layer's units at the start
     finds_its_length: bool  # whether the algorithm chooses how far to go, as Gauss–Newton does
     in_float32: bool
+    evidence: Evidence | None = None  # None: of another algorithm
 
     @classmethod
     def of(cls, state: State, info: Info) -> "History":
@@ -55,6 +65,7 @@ class History(NamedTuple):
             saturated=float(state.saturated),
             finds_its_length=hasattr(info.detail, "relative_gradient"),
             in_float32=info.loss.dtype == np.float32,
+            evidence=_evidence(state, info.detail),
         )
 
     @property
@@ -134,6 +145,17 @@ def _ill_conditioned(detail):
     rcond = np.where(np.isnan(detail.rcond), 1.0, detail.rcond)  # NaN: of members that stood still
     missing = np.asarray(getattr(detail, "rank_deficit", 0)) > 0
     return (rcond < np.finfo(detail.rcond.dtype).eps ** 0.5) | missing
+
+
+def _evidence(state, detail):
+    if not hasattr(detail, "log_evidence"):
+        return None
+    known = ~np.isnan(detail.log_evidence)
+    if not known.any():
+        return None
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    most = float(np.max(detail.beta[known][-1]))
+    return Evidence(detail.log_evidence[known], detail.effective_parameters[known], most, size)
 
 
 def _validation(info):
