@@ -22,6 +22,8 @@ from jills.types import Batch, Info, Params, State
 
 FIRST_UPDATE = 2  # steps before α and β are moved
 DAMPINGS, GROW, SHRINK = (1e-6, 1e3), 16.0, 0.25  # λ after a step that was not taken, and after one that was
+LESS = 0.01  # of α, at the second start
+MARGIN, PATIENCE = 0.1, 20  # nats a row by which its evidence must be better, and within how many steps
 REST, RESTING = 1e-2, 5  # log evidence that changes by less, in nats, for so many steps is at rest
 
 
@@ -48,20 +50,34 @@ class Detail(NamedTuple):
     objective: Any = math.nan  # () S of the parameters received, for these α and β
     damping: Any = math.nan  # () λ, zero unless steps have failed
     accepted: Any = 0  # () int32, 1 where the step was kept
-    resting: Any = 0  # () int32, steps in a row in which log evidence hardly changed
+    resting: Any = 0  # () int32, steps in a row in which log evidence hardly changed, with no other start to try
     gradient_norm: Any = math.nan  # () of S, in standardised parameters
+
+
+@exported
+class Course(NamedTuple):
+    """How far one way down from the start has come."""
+
+    alpha: jax.Array  # (g,)
+    beta: jax.Array  # (1,) or (k,)
+    effective: jax.Array  # (g,) γ
+    log_evidence: jax.Array  # () NaN: not known yet
+    resting: jax.Array  # () int32, steps in a row in which it hardly changed
+    damping: jax.Array  # () λ
+    steps: jax.Array  # () int32, taken on it
 
 
 @exported
 class Inner(NamedTuple):
     """What is kept between steps."""
 
-    alpha: jax.Array  # (g,); zero before the first step, which takes it from the hyperparameters
-    beta: jax.Array  # (1,) or (k,); likewise
-    effective: jax.Array  # (g,) γ of the last update
-    log_evidence: jax.Array  # () of the last update
-    resting: jax.Array  # () int32, steps in a row in which it hardly changed
-    damping: jax.Array  # () λ
+    course: Course  # of the state's params; its α is zero before the first step
+    second: Course  # from the same start with less prior; followed once the first has come to rest
+    second_params: Params  # where that is; until then the start
+    phase: jax.Array  # () int32: FIRST, SECOND while that is followed, or DONE
+
+
+FIRST, SECOND, DONE = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,57 +113,68 @@ class Evidence(Algorithm):
     def start(self, params: Params) -> Inner:
         """Nothing is known of α and β before the first step."""
         dtype, (groups, betas) = params[0].weight.dtype, self._counts
-        zeros, unknown = jnp.zeros(groups, dtype), jnp.full((), jnp.nan, dtype)
-        rest = jnp.zeros((), jnp.int32)
-        return Inner(zeros, jnp.zeros(betas, dtype), zeros, unknown, rest, jnp.zeros((), dtype))
+        zeros, unknown, none = jnp.zeros(groups, dtype), jnp.full((), jnp.nan, dtype), jnp.zeros((), jnp.int32)
+        blank = Course(zeros, jnp.zeros(betas, dtype), zeros, unknown, none, jnp.zeros((), dtype), none)
+        # Without a hidden layer there is one minimum only.
+        return Inner(blank, blank, params, none + (DONE if self.network.num_layers == 1 else FIRST))
 
     def _prepare(self, batch: Batch, dtype):
         prepared, mark = super()._prepare(batch, dtype)
         alike = not self.loss.quadratic
         return Rows.of(prepared, batch, has_units(self.network, self.loss), alike), mark
 
-    def objective(self, hparams: Hparams, inner: Inner, rows: Rows) -> tuple[Objective, jax.Array]:
-        """For the α and β of a state, or of the hyperparameters before the first step; and α of each group, `(g,)`."""
-        fresh = inner.alpha[0] == 0
-        alpha = jnp.where(fresh, hparams.alpha, inner.alpha)
+    def objective(self, hparams: Hparams, course: Course, rows: Rows) -> tuple[Objective, jax.Array]:
+        """For the α and β of a course, or of the hyperparameters before its first step; and α of each group, `(g,)`."""
+        fresh = course.alpha[0] == 0
+        alpha = jnp.where(fresh, hparams.alpha, course.alpha)
         learnt = has_units(self.network, self.loss)
-        beta = jnp.where(fresh, hparams.beta, inner.beta) if learnt else jnp.ones_like(inner.beta)
+        beta = jnp.where(fresh, hparams.beta, course.beta) if learnt else jnp.ones_like(course.beta)
         groups = self.groups
         each = jnp.broadcast_to(alpha, groups.shape) if alpha.shape[0] == 1 else alpha[groups]
         blocks = self.curvature(self.network)
         return Objective.of(self.network, blocks, self.loss, rows, each, beta, self.noise_per_output), alpha
 
     def update(self, hparams: Hparams, state: State, batch: Any) -> tuple[State, Detail]:
+        """A step of the course that is followed; the state's params are those of the one that is kept."""
+        inner: Inner = state.inner
+        second = inner.phase == SECOND
+        choose = lambda one, other: jnp.where(second, one, other)  # noqa: E731 used at once
+        course, params = jax.tree.map(choose, (inner.second, inner.second_params), (inner.course, state.params))
+        hparams = hparams._replace(alpha=choose(LESS * hparams.alpha, hparams.alpha))
+        course, params, detail = self._advanced(hparams, course, params, batch)
+        state, resting = _arranged(state, course, params, batch.total)
+        return state, detail._replace(resting=resting)
+
+    def _advanced(self, hparams, course, params, rows):
         """A step for the present α and β; the next ones come from the same curvature, at the parameters received."""
-        inner = state.inner
-        objective, alpha = self.objective(hparams, inner, batch)
-        matrices = objective.enter(state.params)
+        objective, alpha = self.objective(hparams, course, rows)
+        matrices = objective.enter(params)
         # A start that was drawn for data of size one may be meant for standardised data.
-        drawn = list(linearization.stack(state.params))
-        matrices = cond(state.step == 0, lambda: objective.fitted(matrices, drawn), lambda: matrices)
+        drawn = list(linearization.stack(params))
+        matrices = cond(course.steps == 0, lambda: objective.fitted(matrices, drawn), lambda: matrices)
         theta, terms = flatten(matrices), objective.terms(matrices)
         gradient = terms.gradient + objective.alpha * theta
         start = Point(matrices, objective.at(terms.energies, theta), gradient)
-        factored = objective.factor(terms, inner.damping)
+        factored = objective.factor(terms, course.damping)
         end = descend(objective, start, factored)
         taken = end.value < start.value
         found = updated(objective, self.groups, alpha, theta, terms.energies, factored)
-        usable = jnp.isfinite(found.log_evidence) & (inner.damping == 0)
+        usable = jnp.isfinite(found.log_evidence) & (course.damping == 0)
         keep = lambda new, old: jnp.where(usable, new, old)  # noqa: E731 used at once
-        log_evidence = keep(found.log_evidence, inner.log_evidence)
-        due = usable & (state.step >= FIRST_UPDATE)
-        resting = rested(inner, log_evidence)
+        log_evidence = keep(found.log_evidence, course.log_evidence)
+        due = usable & (course.steps >= FIRST_UPDATE)
+        resting = _rested(course, log_evidence)
         # While α and β move, the next step has another objective to lower.
         failed = ~taken & ~(due & (resting == 0))
-        raised, lowered = inner.damping * GROW, inner.damping * SHRINK
-        damping = jnp.where(failed, jnp.clip(raised, *DAMPINGS), jnp.where(lowered < DAMPINGS[0], 0.0, lowered))
-        new = Inner(
+        raised, lowered = course.damping * GROW, course.damping * SHRINK
+        new = Course(
             alpha=jnp.where(due, found.alpha, alpha),
             beta=jnp.where(due, found.beta, objective.beta),
-            effective=keep(found.effective, inner.effective),
+            effective=keep(found.effective, course.effective),
             log_evidence=log_evidence,
             resting=resting,
-            damping=damping,
+            damping=jnp.where(failed, jnp.clip(raised, *DAMPINGS), jnp.where(lowered < DAMPINGS[0], 0.0, lowered)),
+            steps=course.steps + 1,
         )
         detail = Detail(
             log_evidence=log_evidence,
@@ -155,23 +182,55 @@ class Evidence(Algorithm):
             beta=objective.beta,
             effective_parameters=new.effective,
             objective=start.value,
-            damping=inner.damping,
+            damping=course.damping,
             accepted=taken.astype(jnp.int32),
-            resting=new.resting,
+            resting=resting,
             gradient_norm=jnp.sqrt(dot([gradient], [gradient])),
         )
         # A step that is not taken leaves every bit as it is, what the units round off included.
-        params = jax.tree.map(lambda one, old: jnp.where(taken, one, old), objective.leave(end.matrices), state.params)
-        return state._replace(params=params, inner=new), detail
+        return (
+            new,
+            jax.tree.map(lambda one, old: jnp.where(taken, one, old), objective.leave(end.matrices), params),
+            detail,
+        )
 
     def ended(self, info: Info, code: jax.Array) -> jax.Array:
-        """Also where log evidence has come to rest."""
+        """Also where log evidence has come to rest, on both courses."""
         rests = (code == results.RUNNING) & (info.detail.resting >= RESTING)
         return jnp.where(rests, results.AT_REST, code).astype(code.dtype)
 
 
-def rested(inner: Inner, log_evidence: jax.Array) -> jax.Array:
+def _rested(course, log_evidence):
     """For how many steps in a row log evidence has hardly changed, `()` int32."""
     rounding = 64 * float(jnp.finfo(log_evidence.dtype).eps) * jnp.abs(log_evidence)
-    small = jnp.abs(log_evidence - inner.log_evidence) <= REST + rounding
-    return jnp.where(small, inner.resting + 1, jnp.zeros_like(inner.resting))
+    small = jnp.abs(log_evidence - course.log_evidence) <= REST + rounding
+    return jnp.where(small, course.resting + 1, jnp.zeros_like(course.resting))
+
+
+def _arranged(state, course, params, total):
+    """The state after a step of the course that is followed; and for how many steps all that it may do has rested.
+
+    A strong prior at the start serves noisy tables, but may hold a network at a constant or a straight line. So once
+    the first course rests, the start is tried again with less; the state keeps the first until the second's evidence
+    is better by far.
+    """
+    inner = state.inner
+    second = inner.phase == SECOND
+    better = second & (course.log_evidence > inner.course.log_evidence + MARGIN * total)
+    given_up = second & ~better & ((course.steps >= PATIENCE) | (course.resting >= RESTING))
+    rested = (inner.phase == FIRST) & (course.resting >= RESTING)
+    phase = jnp.where(rested, SECOND, jnp.where(better | given_up, DONE, inner.phase))
+    kept = ~second | better  # whether what was followed is what the state keeps
+    pick = lambda flag, one, other: jax.tree.map(lambda x, y: jnp.where(flag, x, y), one, other)  # noqa: E731
+    # The first may still begin where it rested: only the last of both ends a member.
+    waiting = course._replace(resting=jnp.where(rested, jnp.zeros_like(course.resting), course.resting))
+    new = state._replace(
+        params=pick(kept, params, state.params),
+        inner=Inner(
+            course=pick(kept, waiting, inner.course),
+            second=pick(second, course, inner.second),
+            second_params=pick(second, params, inner.second_params),
+            phase=phase.astype(jnp.int32),
+        ),
+    )
+    return new, jnp.where(given_up, RESTING, jnp.where(phase == DONE, course.resting, 0)).astype(jnp.int32)

@@ -52,7 +52,7 @@ def predict(algorithm: Evidence, state: State, batch: Batch, inputs: jax.Array) 
 def _predict(algorithm, state, batch, inputs):
     network, dtype = algorithm.network, state.loss.dtype
     rows = algorithm.resume(state, batch)[1]
-    objective, _ = algorithm.objective(cast(algorithm.defaults, dtype), state.inner, rows)
+    objective, _ = algorithm.objective(cast(algorithm.defaults, dtype), state.inner.course, rows)
     matrices = objective.enter(state.params)
     factored = objective.factor(objective.terms(matrices))
     columns = rows.standard.rows(inputs)[:-1]

@@ -154,7 +154,9 @@ def _limits(evidence):
     if len(effective) > 1 and pruned:
         told += f"; {pruned} of {len(effective)} groups of parameters are pruned"
     if effective.sum() > DETERMINED * evidence.parameters:
-        told += "; nearly all parameters are determined: a larger network may fit better, unless rows are too few for it"
+        told += (
+            "; nearly all parameters are determined: a larger network may fit better, unless rows are too few for it"
+        )
     return told
 
 

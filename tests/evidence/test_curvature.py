@@ -33,7 +33,9 @@ def setting(name, sizes=(3, 5, 2), **options):
     algorithm = jills.evidence.build(network, loss=loss, **options)
     batch = jills.Batch(jnp.asarray(inputs), jnp.asarray(targets), jnp.asarray(weights))
     state = algorithm.init(network.init(jax.random.key(0), dtype="float64"), batch)
-    objective, _ = algorithm.objective(jills.evidence.Hparams(2.5, 1.7), state.inner, algorithm.resume(state, batch)[1])
+    objective, _ = algorithm.objective(
+        jills.evidence.Hparams(2.5, 1.7), state.inner.course, algorithm.resume(state, batch)[1]
+    )
     return objective, objective.enter(state.params), batch
 
 

@@ -50,10 +50,10 @@ def test_precisions_evidence_and_predictions_are_those_of_bayesian_ridge(weighte
     scaled, mean, scale = standardised(inputs, weights)
     target, center, size = standardised(targets[:, 0], weights)
     known = bayesian_ridge(scaled, target, weights)
-    np.testing.assert_allclose(state.inner.alpha[0], known.lambda_, rtol=1e-6)
-    np.testing.assert_allclose(state.inner.beta[0], known.alpha_, rtol=1e-6)
+    np.testing.assert_allclose(state.inner.course.alpha[0], known.lambda_, rtol=1e-6)
+    np.testing.assert_allclose(state.inner.course.beta[0], known.alpha_, rtol=1e-6)
     rows = N if weights is None else weights.sum()
-    evidence = state.inner.log_evidence + rows * np.log(size)
+    evidence = state.inner.course.log_evidence + rows * np.log(size)
     if weights is None:  # with weights scikit-learn's score counts rows in another way
         np.testing.assert_allclose(evidence, known.scores_[-1], rtol=1e-7)
     new = np.random.default_rng(2).normal(size=(5, 7)) * 3
@@ -71,13 +71,13 @@ def test_effective_parameters_and_evidence_in_closed_form():
     scaled, *_ = standardised(inputs)
     target, _, size = standardised(targets[:, 0])
     design = np.column_stack([scaled, np.ones(N)])
-    alpha, beta = float(state.inner.alpha[0]), float(state.inner.beta[0])
+    alpha, beta = float(state.inner.course.alpha[0]), float(state.inner.course.beta[0])
     values = np.linalg.eigvalsh(beta * design.T @ design)
-    np.testing.assert_allclose(state.inner.effective[0], np.sum(values / (values + alpha)), rtol=1e-6)
+    np.testing.assert_allclose(state.inner.course.effective[0], np.sum(values / (values + alpha)), rtol=1e-6)
     covariance = np.eye(N) / beta + design @ design.T / alpha
     _, log_det = np.linalg.slogdet(2 * np.pi * covariance)
     density = -0.5 * (log_det + target @ np.linalg.solve(covariance, target)) - N * np.log(size)
-    np.testing.assert_allclose(state.inner.log_evidence, density, rtol=1e-7)
+    np.testing.assert_allclose(state.inner.course.log_evidence, density, rtol=1e-7)
     steps = int(state.step)
     assert np.isnan(info.detail.log_evidence[steps:]).all()
     assert not np.isnan(info.detail.log_evidence[:steps]).any()
@@ -88,9 +88,9 @@ def test_an_alpha_for_every_input_prunes_what_tells_nothing():
     inputs = rng.normal(size=(200, 4))
     targets = inputs[:, :1] - 2 * inputs[:, 1:2] + 0.1 * rng.normal(size=(200, 1))
     algorithm, state, _, batch = trained(inputs, targets, prior=jills.evidence.by_input)
-    used, idle = state.inner.alpha[:2], state.inner.alpha[2:4]
+    used, idle = state.inner.course.alpha[:2], state.inner.course.alpha[2:4]
     assert idle.min() > 100 * used.max()
-    np.testing.assert_allclose(state.inner.effective[:2], 1.0, atol=0.01)
+    np.testing.assert_allclose(state.inner.course.effective[:2], 1.0, atol=0.01)
     assert abs(state.params[0].weight[2:]).max() < 0.01
     assert jills.evidence.predict(algorithm, state, batch, inputs).noise[0] == pytest.approx(0.01, rel=0.2)
 
@@ -103,7 +103,7 @@ def test_noise_of_each_output():
     design = np.column_stack([inputs, np.ones(N)])
     residual = targets - design @ np.linalg.lstsq(design, targets, rcond=None)[0]
     np.testing.assert_allclose(found.noise, np.sum(residual**2, axis=0) / (N - 8), rtol=0.05)
-    assert state.inner.beta.shape == (3,)
+    assert state.inner.course.beta.shape == (3,)
 
 
 def test_units_change_nothing_but_the_units():
@@ -111,8 +111,8 @@ def test_units_change_nothing_but_the_units():
     _, plain, *_ = trained(inputs, targets)
     for unit in (1e-9, 1e9):
         algorithm, state, _, batch = trained(inputs / unit, targets * unit)
-        np.testing.assert_allclose(state.inner.alpha, plain.inner.alpha, rtol=1e-6)
-        np.testing.assert_allclose(state.inner.beta, plain.inner.beta, rtol=1e-6)
+        np.testing.assert_allclose(state.inner.course.alpha, plain.inner.course.alpha, rtol=1e-6)
+        np.testing.assert_allclose(state.inner.course.beta, plain.inner.course.beta, rtol=1e-6)
         found = jills.evidence.predict(algorithm, state, batch, inputs / unit)
         expected = inputs @ np.array(plain.params[0].weight) + np.array(plain.params[0].bias)
         np.testing.assert_allclose(found.mean / unit, expected, rtol=1e-5)
