@@ -43,11 +43,11 @@ class Hparams(NamedTuple):
 class Detail(NamedTuple):
     """The signs of health of a step; its defaults stand for a member that has stopped."""
 
-    log_evidence: Any = math.nan  # () at the last update, NaN before the first
-    alpha: Any = math.nan  # (g,) of each group of the prior, of standardised data
-    beta: Any = math.nan  # (1,), or (k,) of each output; of standardised targets
-    effective_parameters: Any = math.nan  # (g,) γ, at the last update
-    objective: Any = math.nan  # () S of the parameters received, for these α and β
+    log_evidence: Any = math.nan  # () by the curvature at the parameters received; so is γ
+    alpha: Any = math.nan  # (g,) of each group of the prior, for the next step; of standardised data
+    beta: Any = math.nan  # (1,), or (k,) of each output; likewise, of standardised targets
+    effective_parameters: Any = math.nan  # (g,) γ
+    objective: Any = math.nan  # () S of the parameters that the step set out from
     damping: Any = math.nan  # () λ, zero unless steps have failed
     accepted: Any = 0  # () int32, 1 where the step was kept
     resting: Any = 0  # () int32, steps in a row in which log evidence hardly changed, with no other start to try
@@ -143,7 +143,14 @@ class Evidence(Algorithm):
         hparams = hparams._replace(alpha=choose(LESS * hparams.alpha, hparams.alpha))
         course, params, detail = self._advanced(hparams, course, params, batch)
         state, resting = _arranged(state, course, params, batch.total)
-        return state, detail._replace(resting=resting)
+        kept = state.inner.course
+        return state, detail._replace(
+            log_evidence=kept.log_evidence,
+            alpha=kept.alpha,
+            beta=kept.beta,
+            effective_parameters=kept.effective,
+            resting=resting,
+        )
 
     def _advanced(self, hparams, course, params, rows):
         """A step for the present α and β; the next ones come from the same curvature, at the parameters received."""
@@ -177,14 +184,9 @@ class Evidence(Algorithm):
             steps=course.steps + 1,
         )
         detail = Detail(
-            log_evidence=log_evidence,
-            alpha=alpha,
-            beta=objective.beta,
-            effective_parameters=new.effective,
             objective=start.value,
             damping=course.damping,
             accepted=taken.astype(jnp.int32),
-            resting=resting,
             gradient_norm=jnp.sqrt(dot([gradient], [gradient])),
         )
         # A step that is not taken leaves every bit as it is, what the units round off included.

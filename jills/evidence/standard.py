@@ -39,6 +39,17 @@ class Column(NamedTuple):
         return cls(mean, jnp.where(constant, jnp.where(jnp.isfinite(still), still, 1.0), largest * deviation))
 
     @classmethod
+    def robust(cls, values: jax.Array, shares: jax.Array) -> "Column":
+        """With the median of the rows of positive weight, and 1.48 of the median distance from it."""
+        plain, used = cls.of(values, shares), shares > 0
+        middle = jnp.maximum(jnp.sum(used, dtype=jnp.int32) - 1, 0) // 2
+        median = lambda each: jnp.sort(jnp.where(used[:, None], each, jnp.inf), axis=0)[middle]  # noqa: E731
+        center = median(values)
+        distance = 1.4826 * median(jnp.abs(values - center[None, :]))
+        usable = jnp.isfinite(distance) & (distance > 1e-3 * plain.scale)
+        return cls(jnp.where(usable, center, plain.mean), jnp.where(usable, distance, plain.scale))
+
+    @classmethod
     def identity(cls, size: int, dtype) -> "Column":
         """That of columns which are taken as they are."""
         return cls(jnp.zeros(size, dtype), jnp.ones(size, dtype))
@@ -62,16 +73,16 @@ class Standard(NamedTuple):
             batch: n rows.
             shares: weights `(n,)` of sum one.
             has_units: whether targets have a unit; else they are taken as they are.
-            alike: whether all outputs share one scale.
+            alike: whether all outputs share one scale, which outliers do not change.
         """
         inputs = Column.of(batch.inputs, shares)
         if not has_units:
             return cls(inputs, Column.identity(batch.targets.shape[1], batch.targets.dtype))
-        targets = Column.of(batch.targets, shares)
-        if alike:
-            common = jnp.exp(jnp.mean(jnp.log(targets.scale)))
-            targets = targets._replace(scale=jnp.full_like(targets.scale, common))
-        return cls(inputs, targets)
+        if not alike:
+            return cls(inputs, Column.of(batch.targets, shares))
+        targets = Column.robust(batch.targets, shares)
+        common = jnp.exp(jnp.mean(jnp.log(targets.scale)))
+        return cls(inputs, targets._replace(scale=jnp.full_like(targets.scale, common)))
 
     def rows(self, inputs: jax.Array) -> jax.Array:
         """Inputs `(n, d)` standardised, features × rows and with ones, `(d + 1, n)`."""

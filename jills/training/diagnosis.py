@@ -90,7 +90,8 @@ def judge(history: History) -> tuple[str, str]:
     if told is None and history.code == results.TARGET_REACHED:
         told = "converged", _ending(history)
     word, why = told or (_by_trend(history) if history.code == results.RUNNING else _stopped(history))
-    if history.code == results.TARGET_REACHED or history.is_exact:
+    standardised = history.evidence is not None  # inside
+    if history.code == results.TARGET_REACHED or history.is_exact or standardised:
         return word, why
     if history.saturated >= USELESS and word in ("converged", "ill-conditioned"):
         word = "stalled"
@@ -154,9 +155,7 @@ def _limits(evidence):
     if len(effective) > 1 and pruned:
         told += f"; {pruned} of {len(effective)} groups of parameters are pruned"
     if effective.sum() > DETERMINED * evidence.parameters:
-        told += (
-            "; nearly all parameters are determined: a larger network may fit better, unless rows are too few for it"
-        )
+        told += "; nearly all parameters are determined: a larger network may fit better, unless rows are few"
     return told
 
 
