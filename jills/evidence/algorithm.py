@@ -16,7 +16,7 @@ from jills.evidence.objective import Objective, Rows, has_units
 from jills.evidence.priors import Prior, groups_of, one_group
 from jills.evidence.updates import updated
 from jills.hparams import Limit, by_keyword
-from jills.linalg import dot, flatten
+from jills.linalg import flatten
 from jills.transformations import cond, exported
 from jills.types import Batch, Info, Params, State
 
@@ -51,7 +51,6 @@ class Detail(NamedTuple):
     damping: Any = math.nan  # () λ, zero unless steps have failed
     accepted: Any = 0  # () int32, 1 where the step was kept
     resting: Any = 0  # () int32, steps in a row in which log evidence hardly changed, with no other start to try
-    gradient_norm: Any = math.nan  # () of S, in standardised parameters
 
 
 @exported
@@ -158,14 +157,14 @@ class Evidence(Algorithm):
         matrices = objective.enter(params)
         # A start that was drawn for data of size one may be meant for standardised data.
         drawn = list(linearization.stack(params))
-        matrices = cond(course.steps == 0, lambda: objective.fitted(matrices, drawn), lambda: matrices)
-        theta, terms = flatten(matrices), objective.terms(matrices)
-        gradient = terms.gradient + objective.alpha * theta
-        start = Point(matrices, objective.at(terms.energies, theta), gradient)
-        factored = objective.factor(terms, course.damping)
+        matrices = cond(course.steps == 0, lambda: objective.lowest([matrices, drawn]), lambda: matrices)
+        theta, current = flatten(matrices), objective.forward(matrices)
+        start = Point(matrices, objective.value(matrices, current))
+        factored = objective.factor(objective.statistics(matrices), course.damping)
         end = descend(objective, start, factored)
         taken = end.value < start.value
-        found = updated(objective, self.groups, alpha, theta, terms.energies, factored)
+        energies = objective.likelihood.energies(current.prediction)
+        found = updated(objective, self.groups, alpha, theta, energies, factored)
         usable = jnp.isfinite(found.log_evidence) & (course.damping == 0)
         keep = lambda new, old: jnp.where(usable, new, old)  # noqa: E731 used at once
         log_evidence = keep(found.log_evidence, course.log_evidence)
@@ -187,7 +186,6 @@ class Evidence(Algorithm):
             objective=start.value,
             damping=course.damping,
             accepted=taken.astype(jnp.int32),
-            gradient_norm=jnp.sqrt(dot([gradient], [gradient])),
         )
         # A step that is not taken leaves every bit as it is, what the units round off included.
         return (

@@ -1,4 +1,4 @@
-"""The Gauss–Newton matrix of all parameters, and the gradient of the data's part of the objective.
+"""The Gauss–Newton matrix of all parameters, whole or by blocks of layers.
 
     G = Σ_n J_nᵀ Λ_n J_n,   J_n = ∂ z_n / ∂ θ,  Λ_n = β ∂² e / ∂ z_n²
 
@@ -12,7 +12,6 @@ only half of each is multiplied: a quarter of the arithmetic.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,12 +106,8 @@ def by_size(network: Network) -> Blocks:
     )
 
 
-class Terms(NamedTuple):
-    """The data's part of the objective at some parameters, to second order."""
-
-    statistics: tuple[list[jax.Array], ...]  # of each block of G
-    gradient: jax.Array  # (p,)
-    energies: jax.Array  # (k,) or (1,), see `Likelihood.energies`
+Statistics = tuple[list[jax.Array], ...]
+"""Of each block of G, sums over the rows."""
 
 
 def block_rows(network: Network, blocks_of_layers: Blocks, n: int) -> int:
@@ -133,7 +128,7 @@ def in_blocks(array: jax.Array, size: int) -> jax.Array:
     return jnp.moveaxis(padded.reshape(m, blocks, size), 1, 0)
 
 
-def terms_of_rows(
+def statistics_of_rows(
     network: Network,
     blocks: Blocks,
     likelihood: Likelihood,
@@ -141,18 +136,13 @@ def terms_of_rows(
     matrices: Sequence[jax.Array],
     inputs: jax.Array,
     shares: jax.Array,
-) -> Terms:
+) -> Statistics:
     """Of some rows, with inputs `(d + 1, n)` and their shares `(n,)` of the whole weight."""
-    block = (0, network.num_layers - 1)
     current = linearization.forward(network, matrices, inputs[:-1])
-    prediction = current.prediction
-    sensitivity = linearization.sensitivities(matrices, current, block)
-    curve = jax.vmap(lambda vectors: likelihood.curve(prediction, beta, vectors), in_axes=1, out_axes=1)
+    sensitivity = linearization.sensitivities(matrices, current, (0, network.num_layers - 1))
+    curve = jax.vmap(lambda vectors: likelihood.curve(current.prediction, beta, vectors), in_axes=1, out_axes=1)
     curved = [curve(each) for each in sensitivity]
-    cotangents = linearization.backward(matrices, current.slopes, block, likelihood.slope(prediction, beta))
-    gradient = [matmul(below, one.T) for below, one in zip(current.below, cotangents, strict=True)]
-    statistics = tuple(block.statistics(current.below, sensitivity, curved, shares) for block in blocks)
-    return Terms(statistics, flatten(gradient), likelihood.energies(prediction))
+    return tuple(block.statistics(current.below, sensitivity, curved, shares) for block in blocks)
 
 
 def gram_of(tables: Sequence[jax.Array], network: Network, layers: range) -> jax.Array:

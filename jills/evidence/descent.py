@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jills import linearization
 from jills.conjugate_gradients import ConjugateGradients
 from jills.evidence.factors import Posterior
 from jills.evidence.objective import Objective
 from jills.linalg import unflatten
-from jills.transformations import cond
 
 STEPS = 3  # with one factor
 PRODUCTS, TOLERANCE = 20, 0.1  # of conjugate gradients
@@ -29,7 +27,6 @@ class Point(NamedTuple):
 
     matrices: list[jax.Array]  # θ^l
     value: jax.Array  # () S
-    gradient: jax.Array  # (p,)
 
 
 def descend(objective: Objective, start: Point, factored: Posterior) -> Point:
@@ -41,18 +38,18 @@ def descend(objective: Objective, start: Point, factored: Posterior) -> Point:
 
     def step(carry):
         count, _, point = carry
-        gradient = cond(count == 0, lambda: point.gradient, lambda: objective.gradient(point.matrices))
-        new = _lowered(objective, point, _direction(objective, point, gradient, factored))
+        new = _lowered(objective, point, _direction(objective, point, factored))
         return count + 1, ~(new.value < point.value), new
 
     return lax.while_loop(going, step, (jnp.zeros((), jnp.int32), jnp.zeros((), bool), start))[2]
 
 
-def _direction(objective, point, gradient, factored):
+def _direction(objective, point, factored):
     """`−H⁻¹ g`: at once where H is whole, else by conjugate gradients with its blocks as preconditioner."""
+    current = objective.forward(point.matrices)
+    gradient = objective.gradient(point.matrices, current)
     if factored.is_whole:
         return -factored.solve(gradient)
-    current = linearization.forward(objective.network, point.matrices, objective.rows.scaled_inputs[:-1])
     found = ConjugateGradients(PRODUCTS, TOLERANCE).solve(
         lambda change: [objective.product(point.matrices, current, change[0])],
         [-gradient],
@@ -66,16 +63,14 @@ def _lowered(objective, start, change):
     parts = unflatten(change, start.matrices)
 
     def going(carry):
-        count, _, value = carry
-        return (count < TRIALS) & ~(value < start.value)
+        count, point = carry
+        return (count < TRIALS) & ~(point.value < start.value)
 
     def attempt(carry):
-        count, _, _ = carry
+        count, _ = carry
         share = jnp.exp2(-2.0 * count.astype(change.dtype))
-        matrices = objective.solved([old + share * part for old, part in zip(start.matrices, parts, strict=True)])
-        return count + 1, matrices, objective.value(matrices)
+        moved = [old + share * part for old, part in zip(start.matrices, parts, strict=True)]
+        return count + 1, Point(*objective.settled(moved))
 
-    _, matrices, value = lax.while_loop(going, attempt, (jnp.zeros((), jnp.int32), start.matrices, start.value))
-    lower = value < start.value
-    chosen = [jnp.where(lower, new, old) for new, old in zip(matrices, start.matrices, strict=True)]
-    return Point(chosen, jnp.where(lower, value, start.value), start.gradient)
+    _, end = lax.while_loop(going, attempt, (jnp.zeros((), jnp.int32), start))
+    return jax.tree.map(lambda new, old: jnp.where(end.value < start.value, new, old), end, start)

@@ -14,7 +14,7 @@ from jax import lax
 from jills import activations, linalg, linearization
 from jills.batches import total_weight, uniform_weights
 from jills.evidence import curvature, likelihood
-from jills.evidence.curvature import Blocks, Terms
+from jills.evidence.curvature import Blocks, Statistics
 from jills.evidence.factors import Posterior, rounding, scaled_to_unit, shifted
 from jills.evidence.likelihood import Likelihood
 from jills.evidence.standard import Standard
@@ -91,21 +91,26 @@ class Objective(NamedTuple):
         """S, `()`, of the energies at θ, `(p,)`."""
         return dot([self.beta], [energies]) + 0.5 * dot([self.alpha * theta], [theta])
 
-    def value(self, matrices: Sequence[jax.Array]) -> jax.Array:
-        """S, `()`."""
-        prediction = linearization.forward(self.network, matrices, self.rows.scaled_inputs[:-1]).prediction
-        return self.at(self.likelihood.energies(prediction), flatten(list(matrices)))
+    def value(self, matrices: Sequence[jax.Array], current: linearization.Pass) -> jax.Array:
+        """S, `()`, at θ and its forward pass."""
+        return self.at(self.likelihood.energies(current.prediction), flatten(list(matrices)))
 
-    def gradient(self, matrices: Sequence[jax.Array]) -> jax.Array:
+    def forward(self, matrices: Sequence[jax.Array]) -> linearization.Pass:
+        """The forward pass of all rows."""
+        return linearization.forward(self.network, matrices, self.rows.scaled_inputs[:-1])
+
+    def gradient(self, matrices: Sequence[jax.Array], current: linearization.Pass) -> jax.Array:
         """`∂ S / ∂ θ`, `(p,)`."""
-        current = linearization.forward(self.network, matrices, self.rows.scaled_inputs[:-1])
         slope = self.likelihood.slope(current.prediction, self.beta)
-        cotangents = linearization.backward(matrices, current.slopes, (0, self.network.num_layers - 1), slope)
-        parts = [matmul(below, one.T) for below, one in zip(current.below, cotangents, strict=True)]
-        return flatten(parts) + self.alpha * flatten(list(matrices))
+        return self._gathered(matrices, current, slope) + self.alpha * flatten(list(matrices))
 
-    def terms(self, matrices: Sequence[jax.Array]) -> Terms:
-        """The part of the data to second order, by blocks of rows, so that memory does not grow with them."""
+    def _gathered(self, matrices, current, cotangents):
+        """`Σ_n J_nᵀ v_n` for `(k, n)`."""
+        layers = linearization.backward(matrices, current.slopes, (0, self.network.num_layers - 1), cotangents)
+        return flatten([matmul(below, one.T) for below, one in zip(current.below, layers, strict=True)])
+
+    def statistics(self, matrices: Sequence[jax.Array]) -> Statistics:
+        """What G is made of, summed by blocks of rows, so that memory does not grow with them."""
         size = curvature.block_rows(self.network, self.blocks, self.rows.omega.shape[0])
         weights = self.likelihood.weights[None, :]
         arrays = (self.rows.scaled_inputs, self.likelihood.targets, weights, weights / positive(self.rows.total))
@@ -114,38 +119,36 @@ class Objective(NamedTuple):
         def one(part):
             inputs, targets, weights, shares = part
             likelihood = self.likelihood._replace(targets=targets, weights=weights[0])
-            return curvature.terms_of_rows(
+            return curvature.statistics_of_rows(
                 self.network, self.blocks, likelihood, self.beta, matrices, inputs, shares[0]
             )
 
-        first = one(jax.tree.map(lambda array: array[0], parts))
+        first = jax.tree.map(lambda array: array[0], parts)
         if parts[0].shape[0] == 1:
-            return first
-        rest = jax.tree.map(lambda array: array[1:], parts)
+            return one(first)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, first))
         summed = lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None)  # noqa: E731 used at once
-        return lax.scan(summed, first, rest)[0]
+        return lax.scan(summed, zeros, parts)[0]
 
-    def factor(self, terms: Terms, damping: jax.Array | float = 0.0) -> Posterior:
+    def factor(self, statistics: Statistics, damping: jax.Array | float = 0.0) -> Posterior:
         """H, factored."""
         alphas = unflatten(self.alpha, [jnp.zeros((m + 1, q)) for m, q in itertools.pairwise(self.network.sizes)])
-        pairs = zip(self.blocks, terms.statistics, strict=True)
+        pairs = zip(self.blocks, statistics, strict=True)
         return Posterior(tuple(block.factor(sums, self.network, alphas, damping) for block, sums in pairs))
 
     def product(self, matrices: Sequence[jax.Array], current: linearization.Pass, change: jax.Array) -> jax.Array:
-        """`H v` for `(p,)`, without H; `current` is the forward pass of θ."""
+        """`H v` for `(p,)`, without H."""
         block = (0, self.network.num_layers - 1)
-        parts = unflatten(change, list(matrices))
-        response = linearization.jvp(matrices, current.below, current.slopes, block, parts)
+        response = linearization.jvp(matrices, current.below, current.slopes, block, unflatten(change, list(matrices)))
         curved = self.likelihood.curve(current.prediction, self.beta, response)
-        cotangents = linearization.backward(matrices, current.slopes, block, curved)
-        gathered = [matmul(below, one.T) for below, one in zip(current.below, cotangents, strict=True)]
-        return flatten(gathered) + self.alpha * change
+        return self._gathered(matrices, current, curved) + self.alpha * change
 
-    def solved(self, matrices: Sequence[jax.Array]) -> list[jax.Array]:
-        """With the output layer that minimises S for the others, where S is quadratic in it."""
+    def settled(self, matrices: Sequence[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
+        """θ with the output layer that minimises S for the others, where S is quadratic in it; and S there."""
+        current = self.forward(matrices)
         if not self.is_quadratic:
-            return list(matrices)
-        below = linearization.forward(self.network, matrices, self.rows.scaled_inputs[:-1]).below[-1]
+            return list(matrices), self.value(matrices, current)
+        below = current.below[-1]
         weighed = below * self.rows.omega[None, :]
         gram, right = matmul(weighed, below.T), matmul(weighed, self.rows.scaled_targets.T)
         alpha = unflatten(self.alpha, list(matrices))[-1]
@@ -157,10 +160,13 @@ class Objective(NamedTuple):
             return linalg.solve(shifted(scaled, shift), beta * right / root) / root
 
         beta = jnp.broadcast_to(self.beta, (right.shape[1],))
-        return [*matrices[:-1], jax.vmap(solve, in_axes=(1, 0, 1), out_axes=1)(alpha, beta, right)]
+        last = jax.vmap(solve, in_axes=(1, 0, 1), out_axes=1)(alpha, beta, right)
+        new = [*matrices[:-1], last]
+        return new, self.value(new, current._replace(prediction=matmul(last.T, below)))
 
-    def fitted(self, matrices: Sequence[jax.Array], other: Sequence[jax.Array]) -> list[jax.Array]:
-        """Of two starts the one that is lower once its output layer is solved."""
-        given, other = self.solved(matrices), self.solved(other)
-        better = self.value(other) < self.value(given)
-        return [jnp.where(better, two, one) for one, two in zip(given, other, strict=True)]
+    def lowest(self, starts: Sequence[Sequence[jax.Array]]) -> list[jax.Array]:
+        """Of several starts the one that is lowest once its output layer is solved."""
+        stacked = [jnp.stack(each) for each in zip(*starts, strict=True)]
+        settled, values = lax.map(self.settled, stacked)
+        best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values))
+        return [each[best] for each in settled]

@@ -66,20 +66,20 @@ def test_value_gradient_and_curvature_are_those_of_autodiff(name):
         return beta * jnp.sum(batch.weights * rows) + 0.5 * 2.5 * jnp.sum(theta**2)
 
     assert beta == (1.7 if name in ("squared error", "huber") else 1.0)
-    terms = objective.terms(matrices)
-    np.testing.assert_allclose(objective.value(matrices), value(theta), rtol=1e-12)
-    np.testing.assert_allclose(objective.at(terms.energies, theta), value(theta), rtol=1e-12)
-    expected = jax.grad(value)(theta)
-    np.testing.assert_allclose(terms.gradient + 2.5 * theta, expected, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(objective.gradient(matrices), expected, rtol=1e-9, atol=1e-12)
+    statistics, current = objective.statistics(matrices), objective.forward(matrices)
+    np.testing.assert_allclose(objective.value(matrices, current), value(theta), rtol=1e-12)
+    np.testing.assert_allclose(objective.gradient(matrices, current), jax.grad(value)(theta), rtol=1e-9, atol=1e-12)
+    settled, lower = objective.settled(matrices)
+    np.testing.assert_allclose(lower, value(flatten(settled)), rtol=1e-12)
+    if name == "squared error":
+        slope = unflatten(jax.grad(value)(flatten(settled)), matrices)[-1]
+        np.testing.assert_allclose(slope, 0.0, atol=1e-9)
     jacobian = jax.jacobian(lambda theta: forward(objective, theta, matrices))(theta)
     bend = jax.vmap(jax.hessian(lambda z, y: negative_log_likelihood(name, z[None], y[None])[0]))
     curved = bend(forward(objective, theta, matrices), targets) * (beta * batch.weights)[:, None, None]
     gram = jnp.einsum("nkp,nkl,nlq->pq", jacobian, curved, jacobian)
     layers = range(objective.network.num_layers)
-    np.testing.assert_allclose(
-        curvature.gram_of(terms.statistics[0], objective.network, layers), gram, rtol=1e-9, atol=1e-12
-    )
+    np.testing.assert_allclose(curvature.gram_of(statistics[0], objective.network, layers), gram, rtol=1e-9, atol=1e-12)
 
 
 def test_of_a_linear_network_the_hessian_is_all_there_is():
@@ -93,7 +93,7 @@ def test_of_a_linear_network_the_hessian_is_all_there_is():
         return jnp.sum(weights * rows) + 0.5 * 2.5 * jnp.sum(theta**2)
 
     hessian = jax.hessian(value)(flatten(matrices))
-    factored = objective.factor(objective.terms(matrices))
+    factored = objective.factor(objective.statistics(matrices))
     np.testing.assert_allclose(factored.log_det(), np.linalg.slogdet(hessian)[1], rtol=1e-10)
     np.testing.assert_allclose(factored.determined(), 1 - 2.5 * np.diag(np.linalg.inv(hessian)), rtol=1e-9)
     right = np.random.default_rng(1).normal(size=len(hessian))
@@ -102,10 +102,10 @@ def test_of_a_linear_network_the_hessian_is_all_there_is():
 
 def test_blocks_of_rows_change_nothing(monkeypatch):
     objective, matrices, _ = setting("softmax")
-    whole = objective.terms(matrices)
+    whole = objective.statistics(matrices)
     monkeypatch.setattr(curvature, "BLOCK_ENTRIES", 1)
     monkeypatch.setattr(curvature, "FEWEST_ROWS", 10)
-    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(objective.terms(matrices)), strict=True):
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(objective.statistics(matrices)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
@@ -114,9 +114,9 @@ def test_smaller_curvatures_are_blocks_of_the_whole(choice):
     """The blocks of each layer; as Kronecker products exactly so where inputs and sensitivities are independent."""
     objective, matrices, _ = setting("squared error")
     network = objective.network
-    whole = curvature.gram_of(objective.terms(matrices).statistics[0], network, range(network.num_layers))
+    whole = curvature.gram_of(objective.statistics(matrices)[0], network, range(network.num_layers))
     small = objective._replace(blocks=getattr(jills.evidence, choice)(network))
-    statistics = small.terms(matrices).statistics
+    statistics = small.statistics(matrices)
     start = 0
     for layer, (block, sums) in enumerate(zip(small.blocks, statistics, strict=True)):
         m, q = matrices[layer].shape
@@ -126,14 +126,8 @@ def test_smaller_curvatures_are_blocks_of_the_whole(choice):
             np.testing.assert_allclose(curvature.gram_of(sums, network, block.layers), own, rtol=1e-9, atol=1e-12)
         elif layer == network.num_layers - 1:  # a linear output layer: its sensitivities are the same in every row
             np.testing.assert_allclose(np.kron(*sums), own, rtol=1e-9, atol=1e-12)
-    products = small.product(matrices, _pass(small, matrices), jnp.ones(start))
+    products = small.product(matrices, small.forward(matrices), jnp.ones(start))
     np.testing.assert_allclose(products, whole @ np.ones(start) + 2.5, rtol=1e-9)
-
-
-def _pass(objective, matrices):
-    from jills import linearization
-
-    return linearization.forward(objective.network, matrices, objective.rows.scaled_inputs[:-1])
 
 
 def test_kronecker_factors_do_what_the_dense_matrix_does():
