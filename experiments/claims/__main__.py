@@ -32,6 +32,7 @@ from experiments.claims import (
     html_report,
     images,
     phase_map,
+    regularisation,
     series,
     stability,
     two_layer,
@@ -53,6 +54,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     cost.EXPERIMENT,
     phase_map.EXPERIMENT,
     generalisation.EXPERIMENT,
+    regularisation.EXPERIMENT,
 )
 """In the order of the report."""
 
