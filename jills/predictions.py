@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jills.linalg import HIGHEST
 from jills.transformations import exported
@@ -49,21 +50,7 @@ class Ensemble(NamedTuple):
 
     def quantiles(self, levels: Sequence[float] | jax.Array) -> jax.Array:
         """Where the mixture's distribution function reaches levels `(q,)` in (0, 1); `(q, n, k)`."""
-        wanted = jnp.asarray(levels, self.mean.dtype)[:, None, None]
-        mean, deviation = self._components()
-        # The quantiles of a mixture lie between those of its components; nine deviations hold every one of those.
-        low = jnp.broadcast_to(jnp.min(mean - 9 * deviation, axis=0)[None], (wanted.shape[0], *self.mean.shape))
-        high = jnp.broadcast_to(jnp.max(mean + 9 * deviation, axis=0)[None], low.shape)
-
-        def halve(_, ends):
-            low, high = ends
-            middle = 0.5 * (low + high)
-            apart = (middle[None] - mean[:, None]) / deviation[:, None]  # (M, q, n, k)
-            share = 0.5 * jnp.mean(jax.scipy.special.erfc(-apart / math.sqrt(2.0)), axis=0)
-            return jnp.where(share < wanted, middle, low), jnp.where(share < wanted, high, middle)
-
-        low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
-        return 0.5 * (low + high)
+        return _quantiles(jnp.asarray(levels, self.mean.dtype), *self._components())
 
     def calibrated(self, factor: jax.Array) -> "Ensemble":
         """With all variances times a factor, `()` or `(k,)`, such as `calibration` tells; the mean stays."""
@@ -84,6 +71,25 @@ class Ensemble(NamedTuple):
     def _components(self):
         members = self.members
         return members.mean, jnp.sqrt(members.variance + members.noise[:, None, :])
+
+
+@jax.jit
+def _quantiles(levels, mean, deviation):
+    """Of a mixture of normal distributions `[M, n, k]`, by bisection; `(q, n, k)`."""
+    wanted = levels[:, None, None]
+    # They lie between those of the components; nine deviations hold every one of those.
+    low = jnp.broadcast_to(jnp.min(mean - 9 * deviation, axis=0)[None], (wanted.shape[0], *mean.shape[1:]))
+    high = jnp.broadcast_to(jnp.max(mean + 9 * deviation, axis=0)[None], low.shape)
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        apart = (middle[None] - mean[:, None]) / deviation[:, None]  # (M, q, n, k)
+        share = 0.5 * jnp.mean(jax.scipy.special.erfc(-apart / math.sqrt(2.0)), axis=0)
+        return jnp.where(share < wanted, middle, low), jnp.where(share < wanted, high, middle)
+
+    low, high = lax.fori_loop(0, BISECTIONS, halve, (low, high))
+    return 0.5 * (low + high)
 
 
 def ensemble(predictions: Prediction | Sequence[Prediction]) -> Ensemble:

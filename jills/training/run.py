@@ -121,7 +121,9 @@ def as_partial(function: Callable) -> Partial:
     """A function as a pytree: itself static, told from others by its contents; the arrays of a `Partial` data."""
     if isinstance(function, Partial):
         given: Any = native(function)  # copies, where they are NumPy's
-        return Partial(Static(given.func), *given.args, **given.keywords)
+        # JAX wraps a `functools.partial` in a class of its own, which hides what it holds.
+        inside = given.func.fun if type(given.func).__name__ == "_HashableCallableShim" else given.func
+        return Partial(Static(inside), *given.args, **given.keywords)
     return Partial(Static(function))
 
 

@@ -186,6 +186,7 @@ MAKERS = {
     "array": lambda scale: (lambda scale: lambda key: scaled(scale, key))(np.full((1, 2), scale)),
     "partial": lambda scale: partial(scaled, scale),
     "Partial": lambda scale: Partial(lambda scale, key: scaled(scale, key), jnp.asarray(scale)),
+    "Partial of partial": lambda scale: Partial(partial(scaled, scale)),
     "method": lambda scale: Study(scale).problem,
 }
 
