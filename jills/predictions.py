@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ class Ensemble(NamedTuple):
         """Of a new target, `(n, k)`: within, between and noise together."""
         return self.within + self.between + self.noise[None, :]
 
-    def log_density(self, targets: jax.Array) -> jax.Array:
+    def log_density(self, targets: Any) -> jax.Array:
         """The logarithm of the mixture's density at targets `(n, k)`, of each output, `(n, k)`; in nats."""
         mean, deviation = self._components()
         apart = (targets[None] - mean) / deviation
@@ -106,20 +106,19 @@ def ensemble(predictions: Prediction | Sequence[Prediction]) -> Ensemble:
     Members are not weighed: evidence and test error of restarts are next to uncorrelated, and the plain mean gains
     most (Lakshminarayanan et al. 2017 for the mixture).
     """
-    if not isinstance(predictions, Prediction):
-        predictions = _stacked(predictions)
-    if np.ndim(predictions.mean) != 3 or np.shape(predictions.mean)[0] < 1:
+    each: Any = predictions if isinstance(predictions, Prediction) else _stacked(predictions)
+    if np.ndim(each.mean) != 3 or np.shape(each.mean)[0] < 1:
         raise ValueError(
-            f"ensemble: the mean has shape {np.shape(predictions.mean)}, but must be (M, n, k) with M ≥ 1 members; "
+            f"ensemble: the mean has shape {np.shape(each.mean)}, but must be (M, n, k) with M ≥ 1 members; "
             "make it with jax.vmap, or give a list of predictions"
         )
-    mean = jnp.mean(predictions.mean, axis=0)
+    mean = jnp.mean(each.mean, axis=0)
     return Ensemble(
         mean,
-        jnp.mean(predictions.variance, axis=0),
-        jnp.mean(jnp.square(predictions.mean - mean[None]), axis=0),
-        jnp.mean(predictions.noise, axis=0),
-        predictions,
+        jnp.mean(each.variance, axis=0),
+        jnp.mean(jnp.square(each.mean - mean[None]), axis=0),
+        jnp.mean(each.noise, axis=0),
+        each,
     )
 
 
@@ -134,7 +133,7 @@ def _stacked(predictions):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
 
-def calibration(predicted: Ensemble, targets: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+def calibration(predicted: Ensemble, targets: Any, weights: jax.Array | None = None) -> jax.Array:
     """The factor of the variance that makes known targets likeliest, `(k,)`: `mean (y − mean)² / variance`.
 
     Above one: the predictions were too sure. Take rows that none of the members was trained on, such as those left

@@ -33,9 +33,9 @@ Activations = tuple[jax.Array, ...]
 class Batch(NamedTuple):
     """Rows to train on."""
 
-    inputs: jax.Array  # (n, d)
-    targets: jax.Array  # (n, k)
-    weights: jax.Array | None = None  # (n,) not negative; a row of weight zero changes nothing
+    inputs: Any  # (n, d), an array of JAX or NumPy, as all three
+    targets: Any  # (n, k)
+    weights: Any = None  # (n,) not negative; a row of weight zero changes nothing; None: all alike
 
 
 @exported
@@ -87,8 +87,10 @@ class Member(NamedTuple):
     validation: Batch | None = None  # rows that choose its best parameters; None: those of the sweep
 
 
-Problem = Callable[[jax.Array], Member | tuple[Params, Batch] | tuple[Params, Batch, Metrics]]
+Problem = Callable[[jax.Array], Member | tuple[Params, Batch] | tuple[Params, Batch, Metrics] | Params]
 """`problem(key) → Member(params, batch)`, pure: the start and the data of one member; a plain tuple will do.
+
+Where a sweep is given `batches`, `problem(key) → params`, such as `network.init`.
 
 Arrays that it closes over are compiled in, and read again at each call to see whether they are still the same. Where
 they change between sweeps, or are large, pass them as arguments of a `jax.tree_util.Partial`: other data of the same

@@ -3,6 +3,7 @@
 import inspect
 import pickle
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -108,10 +109,11 @@ def test_a_row_of_weight_zero_changes_nothing(case, key):
 def test_three_grids_are_one_trace(case, key, monkeypatch):
     """Other numbers of the same shape do not trace or compile again, in a sweep or in a jitted grid."""
     kind, keys = type(case.algorithm), jax.random.split(key, 3)
-    fresh_problem = poisoned(keys[1], 0.0)  # of the next test, whose program is then that of this one
+    fresh_problem: Any = poisoned(keys[1], 0.0)  # of the next test, whose program is then that of this one
 
     def train(hparams, key):
-        return jills.run(case.algorithm, hparams, *fresh_problem(key), 2)[0].loss
+        params, batch = fresh_problem(key)
+        return jills.run(case.algorithm, hparams, params, batch, 2)[0].loss
 
     def allow_one_trace():
         monkeypatch.undo()

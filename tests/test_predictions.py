@@ -1,5 +1,7 @@
 """Ensembles, folds and calibration against SciPy and plain loops."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +40,9 @@ def test_an_ensemble_is_the_mixture_of_its_members():
     found = together.quantiles(levels)
     assert found.shape == (3, N, K)
     for place, level in enumerate(levels):
-        expected = optimize.brentq(lambda at, level=level: mixture_cdf(each, at, 1, 0) - level, -50, 50, xtol=1e-12)
+        expected: Any = optimize.brentq(
+            lambda at, level=level: mixture_cdf(each, at, 1, 0) - level, -50, 50, xtol=1e-12
+        )
         np.testing.assert_allclose(found[place, 1, 0], expected, rtol=1e-8)
 
 

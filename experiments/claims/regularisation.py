@@ -104,15 +104,15 @@ def measure(config: Config, table: str, method: str, folder: str) -> list[Row]:
     for number in range(config.splits):
         dataset = data.load(table, folder, test_fraction=0.1, split_seed=number)
         arrays = (dataset.train.inputs, dataset.train.targets, dataset.test.inputs, dataset.test.targets)
-        split = Split(
-            *(np.asarray(each, config.dtype) for each in arrays), float(np.ravel(dataset.target_scale)[0]), number
-        )
+        unit = float(np.ravel(dataset.target_scale)[0])
+        inputs, targets, test_inputs, test_targets = (np.asarray(each, config.dtype) for each in arrays)
+        split = Split(inputs, targets, test_inputs, test_targets, unit, number)
         if number == 0 and method in NETWORKS:  # compiles
             METHODS[method](config, split)
         began = time.perf_counter()
         told = METHODS[method](config, split)
         seconds = time.perf_counter() - began
-        truth, unit = split.test_targets[:, 0], split.unit
+        truth = split.test_targets[:, 0]
         inside = [
             np.mean((low <= truth) & (truth <= high))
             for low, high in zip(told.quantiles[1::-1], told.quantiles[2:], strict=True)
@@ -249,7 +249,8 @@ def mlp(split: Split) -> Any:
 
 def mlp_lbfgs(split: Split) -> Any:
     """50 tanh units, lbfgs, alpha by folds."""
-    model = MLPRegressor((50,), activation="tanh", solver="lbfgs", max_iter=1000, random_state=split.number)
+    options: dict[str, Any] = {"hidden_layer_sizes": (50,), "activation": "tanh", "solver": "lbfgs"}
+    model = MLPRegressor(**options, max_iter=1000, random_state=split.number)
     return GridSearchCV(model, {"alpha": [0.1, 1.0, 10.0, 30.0]}, cv=FOLDS)
 
 
@@ -267,11 +268,13 @@ def boosting_tuned(split: Split) -> Any:
 def gaussian_process(config: Config, split: Split) -> Told:
     """A length for each input and a noise level, by its marginal likelihood."""
     del config
-    kernel = ConstantKernel(1.0) * RBF(np.ones(split.inputs.shape[1])) + WhiteKernel(0.1)
+    lengths: Any = np.ones(split.inputs.shape[1])
+    kernel = ConstantKernel(1.0) * RBF(lengths) + WhiteKernel(0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of lengths at their bounds
         fitted = GaussianProcessRegressor(kernel, random_state=split.number).fit(split.inputs, split.targets[:, 0])
-        mean, deviation = fitted.predict(split.test_inputs, return_std=True)
+        told: Any = fitted.predict(split.test_inputs, return_std=True)
+    mean, deviation = told
     return gaussian(mean, deviation**2, split)
 
 

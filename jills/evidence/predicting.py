@@ -1,5 +1,7 @@
 """What the posterior of a network says of new rows: linearised Laplace."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from jills.types import Batch, State
 MOST_ENTRIES = 2**22  # of the Jacobian of a block of rows
 
 
-def predict(algorithm: Evidence, state: State, batch: Batch, inputs: jax.Array) -> Prediction:
+def predict(algorithm: Evidence, state: State, batch: Batch, inputs: Any) -> Prediction:
     """The prediction for new rows, with the variance of the function and of the noise.
 
         mean = f(x; θ),   variance = J H⁻¹ Jᵀ,  J = ∂ f(x) / ∂ θ,  H = G + diag(α),   noise = 1 / β

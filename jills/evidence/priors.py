@@ -30,15 +30,16 @@ def by_input(network: Network) -> tuple[Layer, ...]:
     """
     d = network.sizes[0]
     first, *others = _filled(network, lambda layer: d)
-    columns = np.broadcast_to(np.arange(d, dtype=np.int32)[:, None], first.weight.shape)
+    columns: Any = np.broadcast_to(np.arange(d, dtype=np.int32)[:, None], first.weight.shape)
     return (Layer(columns, first.bias), *others)
 
 
 def _filled(network, group):
     """Groups by layer."""
+    layer_of: Any = Layer  # of integers of NumPy
     pairs = zip(network.sizes[:-1], network.sizes[1:], strict=True)
     return tuple(
-        Layer(np.full((fan_in, fan_out), group(layer), np.int32), np.full(fan_out, group(layer), np.int32))
+        layer_of(np.full((fan_in, fan_out), group(layer), np.int32), np.full(fan_out, group(layer), np.int32))
         for layer, (fan_in, fan_out) in enumerate(pairs)
     )
 

@@ -7,7 +7,7 @@
 (MacKay, Neural Computation 4, 1992.)
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,9 @@ def updated(
         return Update(new_alpha, beta, effective, log_evidence)
     total, betas = objective.rows.total, beta.shape[0]
     count = total * (network.sizes[-1] // betas)  # rows times outputs, of each β
+    noise: Any = objective.likelihood.loss.noise
     # `−2 β ∂ log Z / ∂ β` is one of Gaussian noise.
-    log_normalizer, slope = jax.vmap(jax.value_and_grad(objective.likelihood.loss.noise.log_normalizer))(beta)
+    log_normalizer, slope = jax.vmap(jax.value_and_grad(noise.log_normalizer))(beta)
     freedom = count * (-2.0 * beta * slope) - _of_outputs(determined, betas, network)
     wanted = 0.5 * jnp.maximum(freedom, LEAST_FREEDOM * count) / energies
     units = total * jnp.sum(jnp.log(objective.rows.standard.targets.scale))

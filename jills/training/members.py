@@ -11,7 +11,7 @@ from jills.arrays import check_array
 from jills.batches import cast_known
 from jills.types import Batch, Member
 
-NDIM = Batch(2, 2, 1)  # type: ignore[arg-type]  # of the arrays of one member
+NDIM = (2, 2, 1)  # of the arrays of one member
 
 
 class Rows(NamedTuple):
@@ -40,7 +40,8 @@ def split(name: str, batch: Any, count: int) -> Rows | None:
         return None
     checks.check_kind(name, batch, Batch, "a jills.Batch(inputs, targets, weights=None)")
     stacked: list[Any] = []
-    for field, array, ndim in zip(Batch._fields, batch, NDIM, strict=True):
+    for place, (field, ndim) in enumerate(zip(Batch._fields, NDIM, strict=True)):
+        array: Any = batch[place]
         if array is not None:
             check_array(f"{field} of {name}", array)
         is_stacked = array is not None and np.ndim(array) == ndim + 1
@@ -52,7 +53,7 @@ def split(name: str, batch: Any, count: int) -> Rows | None:
         stacked.append(is_stacked)
     own = (array if is_own else None for array, is_own in zip(batch, stacked, strict=True))
     common = (None if is_own else array for array, is_own in zip(batch, stacked, strict=True))
-    return Rows(Batch(*own), Batch(*common))  # type: ignore[arg-type]
+    return Rows(Batch(*own), Batch(*common))
 
 
 def ready(rows: Rows | None, dtype) -> Rows | None:
@@ -63,7 +64,8 @@ def ready(rows: Rows | None, dtype) -> Rows | None:
 def _cast(part, dtype):
     """`cast_known` of the arrays that there are."""
     some = next(array for array in (*part, np.zeros(1)) if array is not None)
-    filled = cast_known(Batch(*(some if array is None else array for array in part[:2]), part.weights), dtype)
+    inputs, targets = (some if array is None else array for array in part[:2])
+    filled = cast_known(Batch(inputs, targets, part.weights), dtype)
     return Batch(*(None if old is None else new for old, new in zip(part, filled, strict=True)))
 
 

@@ -127,7 +127,7 @@ def sweep(
     metrics = None if metrics is None else as_partial(metrics)
     rows = [split(name, given, len(keys)) for name, given in (("batches", batches), ("validation", validation))]
     blank, judged = jax.eval_shape(partial(_checked_blank, algorithm), problem, keys[0], *map(first, rows))
-    patience = checked_patience(judged, patience)
+    waits = checked_patience(judged, patience)
     rows = [ready(each, blank.loss.dtype) for each in rows]
     algorithm.check(hparams, dtype=blank.loss.dtype)
     num_hparams, columns = as_columns(cast(hparams, blank.loss.dtype))
@@ -136,7 +136,7 @@ def sweep(
     _check_memory(kept, 0, shape)
     common = [each and each._replace(stacked=None) for each in rows]
     still = blank_detail(algorithm, blank.loss.dtype)
-    shared = (problem, cast(stop, blank.loss.dtype), metrics, common, patience, still)
+    shared = (problem, cast(stop, blank.loss.dtype), metrics, common, waits, still)
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
     hparam_index, key_index = np.divmod(plan.members, shape[1])

@@ -2,6 +2,7 @@
 
 import re
 from itertools import pairwise, permutations, product
+from typing import Any
 
 import jax
 import numpy as np
@@ -181,12 +182,15 @@ def _renamed(folder, name):
 def test_distance_does_not_see_permutations_and_signs_and_nothing_is_nearer(seed, sizes):
     random = np.random.default_rng(seed)
     truth = tuple(
-        jills.Layer(random.normal(size=(below, above)), random.normal(size=above)) for below, above in pairwise(sizes)
+        LAYER(random.normal(size=(below, above)), random.normal(size=above)) for below, above in pairwise(sizes)
     )
     noisy = jax.tree.map(lambda leaf: leaf + 0.3 * random.normal(size=leaf.shape), truth)
     moved, still = shuffled(truth, random), shuffled(noisy, random)
     assert ground_truth.distance(moved, truth) < 1e-12
     np.testing.assert_allclose(ground_truth.distance(still, truth), nearest(noisy, truth), rtol=1e-9)
+
+
+LAYER: Any = jills.Layer  # of arrays of NumPy
 
 
 def shuffled(params, random):
@@ -196,7 +200,7 @@ def shuffled(params, random):
         order, signs = random.permutation(len(below[1])), random.choice([-1.0, 1.0], len(below[1]))
         below[0], below[1] = below[0][:, order] * signs, below[1][order] * signs
         above[0] = above[0][order] * signs[:, None]
-    return tuple(jills.Layer(weight, bias) for weight, bias in layers)
+    return tuple(LAYER(weight, bias) for weight, bias in layers)
 
 
 def nearest(params, truth):

@@ -1,5 +1,7 @@
 """Rows that training does not see choose the best parameters and end it; many data sets in one sweep."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,7 +92,7 @@ def test_without_rows_nothing_is_recorded_and_a_run_may_begin_to_look_later():
 def test_a_run_in_two_parts_waits_as_one():
     whole, _info = train("gauss_newton", patience=4)
     algorithm, hparams = NEWTON
-    state = start(jax.random.key(0))
+    state: Any = start(jax.random.key(0))
     for _ in range(12):
         state, _ = jills.run(algorithm, hparams, state, TRAIN, 2, validation=HELD_OUT, patience=4)
     assert (state.step, state.result) == (whole.step, whole.result)
@@ -139,7 +141,8 @@ def test_what_all_share_is_given_once():
     keys = jax.random.split(jax.random.key(1), MEMBERS)
     weights = np.array(jills.folds(jax.random.key(2), 23, MEMBERS))
     shared = jills.sweep(algorithm, hparams, start, keys, 4, batches=TRAIN._replace(weights=weights))
-    full = jills.Batch(*(np.broadcast_to(part, (MEMBERS, *part.shape)) for part in TRAIN[:2]), weights)
+    inputs, targets = (np.broadcast_to(part, (MEMBERS, *part.shape)) for part in TRAIN[:2])
+    full = jills.Batch(inputs, targets, weights)
     for one, other in zip(
         jax.tree.leaves(shared.state),
         jax.tree.leaves(jills.sweep(algorithm, hparams, start, keys, 4, batches=full).state),
@@ -166,7 +169,7 @@ def test_a_member_may_bring_its_own_validation_rows():
 def test_what_does_not_fit_is_refused():
     algorithm, hparams = NEWTON
     keys = jax.random.split(jax.random.key(1), MEMBERS)
-    params = start(keys[0])
+    params, wrong = start(keys[0]), cast(Any, (TRAIN,))
     with pytest.raises(ValueError, match="patience is 3, but there are no validation rows"):
         jills.run(algorithm, hparams, params, TRAIN, 2, patience=3)
     with pytest.raises(ValueError, match="patience is 0"):
@@ -178,7 +181,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="let it return params only"):
         jills.sweep(algorithm, hparams, lambda key: (start(key), TRAIN), keys, 2, batches=TRAIN)
     with pytest.raises(ValueError, match="batches is"):
-        jills.sweep(algorithm, hparams, start, keys, 2, batches=(TRAIN,))
+        jills.sweep(algorithm, hparams, start, keys, 2, batches=wrong)
     with pytest.raises(ValueError, match="inputs of batches"):
         jills.sweep(algorithm, hparams, start, keys, 2, batches=TRAIN._replace(inputs=np.array([["a"]])))
 
