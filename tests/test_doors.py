@@ -502,6 +502,7 @@ def drawn(batch, key):
 
 GOOD: Any = (make_params(), Batch(*BATCH[:2]))
 RETURNED = [GOOD, list(GOOD), GOOD[::-1], GOOD[:1], (*GOOD, None), (*GOOD, len), (*GOOD, 7), (*GOOD, None, None), *GOOD]
+RETURNED += [(*GOOD, None, 7), (*GOOD, None, GOOD[0]), (*GOOD, None, None, None)]
 RETURNED += [{"params": GOOD[0], "batch": GOOD[1]}, start(ADAM, "float64"), (start(ADAM, "float64"), GOOD[1])]
 
 
@@ -510,7 +511,7 @@ RETURNED += [{"params": GOOD[0], "batch": GOOD[1]}, start(ADAM, "float64"), (sta
 def test_what_problems_return(returned, rubbish):
     value = RETURNED[returned] if rubbish is None else rubbish
     found = outcome(jills.sweep, ADAM, ADAM.defaults, lambda key: value, KEYS, 1)
-    assert (found is REFUSED) != (returned in (0, 1, 4, 5) and rubbish is None)
+    assert (found is REFUSED) != (returned in (0, 1, 4, 5, 7) and rubbish is None)
 
 
 @thorough(120)

@@ -60,7 +60,7 @@ class Course(NamedTuple):
     alpha: jax.Array  # (g,)
     beta: jax.Array  # (1,) or (k,)
     effective: jax.Array  # (g,) γ
-    log_evidence: jax.Array  # () NaN: not known yet
+    log_evidence: jax.Array  # () the lowest number of its dtype where it is not known yet
     resting: jax.Array  # () int32, steps in a row in which it hardly changed
     damping: jax.Array  # () λ
     steps: jax.Array  # () int32, taken on it
@@ -112,7 +112,8 @@ class Evidence(Algorithm):
     def start(self, params: Params) -> Inner:
         """Nothing is known of α and β before the first step."""
         dtype, (groups, betas) = params[0].weight.dtype, self._counts
-        zeros, unknown, none = jnp.zeros(groups, dtype), jnp.full((), jnp.nan, dtype), jnp.zeros((), jnp.int32)
+        zeros, none = jnp.zeros(groups, dtype), jnp.zeros((), jnp.int32)
+        unknown = jnp.full((), float(jnp.finfo(dtype).min), dtype)
         blank = Course(zeros, jnp.zeros(betas, dtype), zeros, unknown, none, jnp.zeros((), dtype), none)
         # Without a hidden layer there is one minimum only.
         return Inner(blank, blank, params, none + (DONE if self.network.num_layers == 1 else FIRST))

@@ -16,6 +16,7 @@ from jills.conjugate_gradients import ConjugateGradients
 from jills.evidence.factors import Posterior
 from jills.evidence.objective import Objective
 from jills.linalg import unflatten
+from jills.transformations import alike
 
 STEPS = 3  # with one factor
 PRODUCTS, TOLERANCE = 20, 0.1  # of conjugate gradients
@@ -41,7 +42,8 @@ def descend(objective: Objective, start: Point, factored: Posterior) -> Point:
         new = _lowered(objective, point, _direction(objective, point, factored))
         return count + 1, ~(new.value < point.value), new
 
-    return lax.while_loop(going, step, (jnp.zeros((), jnp.int32), jnp.zeros((), bool), start))[2]
+    begin = alike((jnp.zeros((), jnp.int32), jnp.zeros((), bool), start), factored, objective.rows)
+    return lax.while_loop(going, step, begin)[2]
 
 
 def _direction(objective, point, factored):
@@ -72,5 +74,5 @@ def _lowered(objective, start, change):
         moved = [old + share * part for old, part in zip(start.matrices, parts, strict=True)]
         return count + 1, Point(*objective.settled(moved))
 
-    _, end = lax.while_loop(going, attempt, (jnp.zeros((), jnp.int32), start))
+    _, end = lax.while_loop(going, attempt, alike((jnp.zeros((), jnp.int32), start), change))
     return jax.tree.map(lambda new, old: jnp.where(end.value < start.value, new, old), end, start)

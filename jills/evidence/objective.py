@@ -21,6 +21,7 @@ from jills.evidence.standard import Standard
 from jills.linalg import dot, flatten, matmul, positive, unflatten
 from jills.losses import Loss
 from jills.network import Network
+from jills.transformations import alike
 from jills.types import Batch
 
 
@@ -128,7 +129,7 @@ class Objective(NamedTuple):
             return one(first)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, first))
         summed = lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None)  # noqa: E731 used at once
-        return lax.scan(summed, zeros, parts)[0]
+        return lax.scan(summed, alike(zeros, parts, list(matrices), self.beta), parts)[0]
 
     def factor(self, statistics: Statistics, damping: jax.Array | float = 0.0) -> Posterior:
         """H, factored."""

@@ -41,7 +41,7 @@ def split(name: str, batch: Any, count: int) -> Rows | None:
     checks.check_kind(name, batch, Batch, "a jills.Batch(inputs, targets, weights=None)")
     stacked: list[Any] = []
     for place, (field, ndim) in enumerate(zip(Batch._fields, NDIM, strict=True)):
-        array: Any = batch[place]
+        array: Any = tuple(batch)[place]
         if array is not None:
             check_array(f"{field} of {name}", array)
         is_stacked = array is not None and np.ndim(array) == ndim + 1
