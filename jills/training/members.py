@@ -39,21 +39,30 @@ def split(name: str, batch: Any, count: int) -> Rows | None:
     if batch is None:
         return None
     checks.check_kind(name, batch, Batch, "a jills.Batch(inputs, targets, weights=None)")
-    stacked: list[Any] = []
-    for place, (field, ndim) in enumerate(zip(Batch._fields, NDIM, strict=True)):
-        array: Any = tuple(batch)[place]
-        if array is not None:
-            check_array(f"{field} of {name}", array)
-        is_stacked = array is not None and np.ndim(array) == ndim + 1
-        if is_stacked and np.shape(array)[0] != count:
-            raise ValueError(
-                f"{field} of {name} have shape {np.shape(array)}, stacked for {np.shape(array)[0]} members, but there "
-                f"are {count} keys; give one key for each data set: jax.random.split(key, {np.shape(array)[0]})"
-            )
-        stacked.append(is_stacked)
+    stacked = [_is_stacked(f"{field} of {name}", value, ndim, count) for field, value, ndim in _arrays(batch)]
     own = (array if is_own else None for array, is_own in zip(batch, stacked, strict=True))
     common = (None if is_own else array for array, is_own in zip(batch, stacked, strict=True))
     return Rows(Batch(*own), Batch(*common))
+
+
+def _arrays(batch) -> Any:
+    return zip(Batch._fields, batch, NDIM, strict=True)
+
+
+def _is_stacked(name, array, ndim, count):
+    """Whether an array has an axis of members; raises ValueError where that is of another length."""
+    if array is None:
+        return False
+    check_array(name, array)
+    shape = np.shape(array)
+    if len(shape) != ndim + 1:
+        return False
+    if shape[0] != count:
+        raise ValueError(
+            f"{name} have shape {shape}, stacked for {shape[0]} members, but there are {count} keys; give one key for "
+            f"each data set: jax.random.split(key, {shape[0]})"
+        )
+    return True
 
 
 def ready(rows: Rows | None, dtype) -> Rows | None:
