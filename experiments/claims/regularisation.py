@@ -32,6 +32,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.neural_network import MLPRegressor
+from threadpoolctl import threadpool_limits
 
 import jills
 from experiments import data, figures
@@ -228,7 +229,8 @@ def decayed(config: Config, split: Split) -> Told:
 def by_folds(model: Callable[[Split], Any], config: Config, split: Split) -> Told:
     """A model of scikit-learn, with the mean square residual of five folds."""
     del config
-    with warnings.catch_warnings():
+    # One thread: those of boosting wait for each other where JAX's are about.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")  # of iterations that did not converge
         fitted = model(split).fit(split.inputs, split.targets[:, 0])
         chosen = getattr(fitted, "best_estimator_", fitted)
