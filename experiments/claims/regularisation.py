@@ -323,7 +323,7 @@ def draw(table: pd.DataFrame) -> Figure:
         panel.set_yticklabels([NAMES[method] for method in methods] if panel is panels[0, 0] else [])
         panel.invert_yaxis()
         panel.grid(alpha=0.3)
-    panels[0, 0].set_xlim(right=min(panels[0, 0].get_xlim()[1], 2.5))
+    panels[0, 0].set_xlim(right=min(panels[0, 0].get_xlim()[1], 3.0))
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(tables))
     return figure
