@@ -61,7 +61,7 @@ class Config(ClaimConfig):
     """Which data, which methods, for how long."""
 
     tables: list[str]
-    splits: Positive
+    members: Positive  # of every ensemble of networks
     hidden: list[Positive]
     steps: Positive
     newton_steps: Positive
@@ -102,7 +102,7 @@ def pieces(config: Config, folder: str) -> Iterator[Piece]:
 def measure(config: Config, table: str, method: str, folder: str) -> list[Row]:
     """A method on all splits of a table."""
     rows = []
-    for number in range(config.splits):
+    for number in range(config.seeds):
         dataset = data.load(table, folder, test_fraction=0.1, split_seed=number)
         arrays = (dataset.train.inputs, dataset.train.targets, dataset.test.inputs, dataset.test.targets)
         unit = float(np.ravel(dataset.target_scale)[0])
@@ -134,7 +134,7 @@ def starts(config: Config, split: Split) -> tuple[Any, jax.Array]:
     """A problem for `batches=`, and its keys."""
     network = network_of(config, split)
     start = jax.tree_util.Partial(partial(_start, network, config.dtype))
-    return start, jax.random.split(jax.random.key(config.seed + split.number), config.seeds)
+    return start, jax.random.split(jax.random.key(config.seed + split.number), config.members)
 
 
 def _start(network, dtype, key):
@@ -207,9 +207,9 @@ def stopped(config: Config, split: Split) -> Told:
 
 def decayed(config: Config, split: Split) -> Told:
     """The decay of the lowest error in five folds, two networks for each, then trained on all rows."""
-    n, repeats = len(split.inputs), max(1, config.seeds // FOLDS)
+    n, repeats = len(split.inputs), max(1, config.members // FOLDS)
     weights = np.tile(np.asarray(jills.folds(jax.random.key(split.number), n, FOLDS), config.dtype), (repeats, 1))
-    algorithm_config = config.model_copy(update={"seeds": len(weights)})
+    algorithm_config = config.model_copy(update={"members": len(weights)})
     batch = jills.Batch(split.inputs, split.targets, weights)
     folded = newton(algorithm_config, split, config.weight_decay, config.newton_steps, batch)
     errors = []
