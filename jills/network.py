@@ -116,6 +116,15 @@ class Network:
             names = ", ".join(sorted(map(str, dtypes)))
             raise ValueError(f"params are {names}; all must be float32 or all float64")
 
+    def check_inputs(self, inputs: jax.Array) -> None:
+        """Raises ValueError where inputs are not `(n, d)` for this network, or no real numbers."""
+        check_array("inputs", inputs)
+        if jnp.ndim(inputs) != 2 or jnp.shape(inputs)[1] != self.sizes[0]:
+            one = "; give one row as inputs[None, :]" if jnp.shape(inputs) == self.sizes[:1] else ""
+            raise ValueError(
+                f"inputs have shape {jnp.shape(inputs)}, but network sizes {self.sizes} want (n, {self.sizes[0]}){one}"
+            )
+
     def forward(self, params: Params, inputs: jax.Array) -> Activations:
         """The activations `h^1 … h^L` of every layer; the last one is the prediction `(n, k)`.
 
@@ -127,12 +136,7 @@ class Network:
             ValueError: params of another network, or inputs that are not `(n, d)` or no real numbers.
         """
         self.check_params(params)
-        check_array("inputs", inputs)
-        if jnp.ndim(inputs) != 2 or jnp.shape(inputs)[1] != self.sizes[0]:
-            one = "; give one row as inputs[None, :]" if jnp.shape(inputs) == self.sizes[:1] else ""
-            raise ValueError(
-                f"inputs have shape {jnp.shape(inputs)}, but network sizes {self.sizes} want (n, {self.sizes[0]}){one}"
-            )
+        self.check_inputs(inputs)
         activations, dtype = [], native_dtype(params[0].weight)
         params, inputs = cast((params, inputs), dtype)
         for layer, activation in zip(params, self.activations, strict=True):

@@ -137,7 +137,7 @@ def calibration(predicted: Ensemble, targets: Any, weights: jax.Array | None = N
     """The factor of the variance that makes known targets likeliest, `(k,)`: `mean (y − mean)² / variance`.
 
     Above one: the predictions were too sure. Take rows that none of the members was trained on, such as those left
-    out of each in a fold ensemble (`jills.evidence.out_of_fold`).
+    out of each in a fold ensemble (`out_of_fold`).
 
     Args:
         predicted: of those rows.

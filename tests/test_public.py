@@ -75,8 +75,8 @@ WINGS = {
         {"__init__"},
     ],
     "training": [
-        {"validation", "history", "progress", "structure", "memory", "members"},
-        {"run", "description", "diagnosis"},
+        {"validation", "history", "progress", "structure", "memory"},
+        {"run", "description", "diagnosis", "members"},
         {"chunks"},
         {"result"},
         {"checkpoint"},

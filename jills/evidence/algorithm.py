@@ -30,7 +30,7 @@ REST, RESTING = 1e-2, 5  # log evidence that changes by less, in nats, for so ma
 @exported
 @by_keyword
 class Hparams(NamedTuple):
-    """Where α, β and the damping start, by keyword; scalars, or `(H,)` in a sweep."""
+    """Where α and β start, by keyword; scalars, or `(H,)` in a sweep."""
 
     alpha: float | jax.Array = 10.0  # precision of all parameters, of standardised data
     beta: float | jax.Array = 1.0  # of the noise, of standardised targets; losses without noise do not ask for it

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jills import linearization
 from jills.linalg import Vector, add, eigenvectors, inverse_root, matmul
 
 
@@ -51,9 +52,7 @@ class Dense(NamedTuple):
 
     def variances(self, below: Vector, sensitivity: Vector) -> jax.Array:
         """`J_n H⁻¹ J_nᵀ` for `A^l` `(m_l, n)` and `S^l` `(k, n_l, n)` of the layers, `(k, n)`."""
-        k, n = sensitivity[0].shape[0], sensitivity[0].shape[-1]
-        parts = [(a[None, :, None] * s[:, None]).reshape(k, -1, n) for a, s in zip(below, sensitivity, strict=True)]
-        jacobian = jnp.concatenate(parts, axis=1) / jnp.sqrt(self.diagonal)[None, :, None]
+        jacobian = linearization.jacobian(below, sensitivity) / jnp.sqrt(self.diagonal)[None, :, None]
         return jax.vmap(lambda rows: jnp.sum(jnp.square(matmul(self.root, rows)), axis=0))(jacobian)
 
 

@@ -6,7 +6,6 @@
 have a noise that is learnt; of the others (cross-entropies, counts) β is one.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -49,6 +48,3 @@ class Likelihood(NamedTuple):
 def factor_of(loss: Loss, outputs: int) -> float:
     """c, for so many outputs; 1 for a loss that does not tell."""
     return 1.0 if loss.likelihood is None else float(loss.likelihood(outputs))
-
-
-LOG_2_PI = math.log(2 * math.pi)

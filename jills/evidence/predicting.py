@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import checks, linearization
-from jills.arrays import cast, check_array
+from jills.arrays import cast
 from jills.evidence.algorithm import Evidence
+from jills.evidence.curvature import in_blocks
 from jills.evidence.objective import has_units
 from jills.predictions import Prediction
 from jills.types import Batch, State
@@ -39,13 +40,7 @@ def predict(algorithm: Evidence, state: State, batch: Batch, inputs: Any) -> Pre
     checks.check_kind("algorithm", algorithm, Evidence, "one of jills.evidence.build(network)")
     checks.check_state_kind(state)
     algorithm.check_problem(state.params, batch)
-    check_array("inputs", inputs)
-    network = algorithm.network
-    if np.ndim(inputs) != 2 or np.shape(inputs)[1] != network.sizes[0]:
-        raise ValueError(
-            f"predict: inputs have shape {np.shape(inputs)}, but network sizes {network.sizes} want "
-            f"(m, {network.sizes[0]})"
-        )
+    algorithm.network.check_inputs(inputs)
     state = checks.checked_state(state, jax.eval_shape(lambda: algorithm.blank(state.params, batch)))
     dtype = state.loss.dtype
     return _predict(algorithm, state, batch, cast(inputs, dtype))
@@ -67,10 +62,7 @@ def _predict(algorithm, state, batch, inputs):
         sensitivity = linearization.sensitivities(matrices, current, (0, network.num_layers - 1))
         return current.prediction, factored.variances(layers, current.below, sensitivity)
 
-    blocks = -(-m // size)
-    padded = jnp.pad(columns, ((0, 0), (0, blocks * size - m)))
-    parts = jnp.moveaxis(padded.reshape(-1, blocks, size), 1, 0)
-    values, variance = jax.lax.map(block, parts)
+    values, variance = jax.lax.map(block, in_blocks(columns, size))
     values, variance = (jnp.moveaxis(part, 0, 1).reshape(k, -1)[:, :m].T for part in (values, variance))
     loss, targets = algorithm.loss, rows.standard.targets
     if loss.probabilities is not None:

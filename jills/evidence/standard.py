@@ -12,7 +12,7 @@ from jills.types import Batch
 
 
 class Column(NamedTuple):
-    """Mean and deviation of each of m columns; of a constant column the deviation is one."""
+    """Mean and deviation of each of m columns; of a constant column the size stands for it."""
 
     mean: jax.Array  # (m,)
     scale: jax.Array  # (m,)

@@ -138,8 +138,6 @@ def _by_evidence(history):
         f"{effective[-1]:.0f} of {evidence.parameters} parameters are determined by the data ({before:.0f} "
         f"{history.window} steps before), log evidence is {log_evidence[-1]:.5g}{_limits(evidence)}"
     )
-    if history.code not in (results.RUNNING, results.AT_REST):
-        return "converged", f"{_ending(history)}; {told}"
     if history.code != results.RUNNING:
         return "converged", f"{_ending(history)}; {told}"
     moving = abs(effective[-1] - before) > MOVING * effective[-1] + 1

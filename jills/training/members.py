@@ -9,6 +9,7 @@ from jills import checks
 from jills.algorithm import Algorithm
 from jills.arrays import check_array
 from jills.batches import cast_known
+from jills.training.validation import check_validation
 from jills.types import Batch, Member
 
 NDIM = (2, 2, 1)  # of the arrays of one member
@@ -109,7 +110,4 @@ def check_member(algorithm: Algorithm, member: Member) -> None:
     """Raises ValueError where a member does not fit the algorithm."""
     algorithm.check_problem(member.params, member.batch)
     if member.validation is not None:
-        try:
-            algorithm.check_problem(member.params, member.validation)
-        except ValueError as error:
-            raise ValueError(f"of the validation rows: {error}") from None
+        check_validation(algorithm, member.params, member.validation)

@@ -16,7 +16,7 @@ from jills.arrays import cast, native, native_dtype
 from jills.batches import cast_known
 from jills.functions import Static, settle
 from jills.results import Stop
-from jills.training.validation import Validation, checked_patience, entered, judged
+from jills.training.validation import Validation, check_validation, checked_patience, entered, judged
 from jills.transformations import alike, cond
 from jills.types import Batch, Info, Metrics, Params, State
 
@@ -110,10 +110,7 @@ def checked_validation(algorithm, params, validation, patience) -> Validation | 
     patience = checked_patience(validation, patience)
     if validation is None:
         return None
-    try:
-        algorithm.check_problem(params, validation)
-    except ValueError as error:
-        raise ValueError(f"of the validation rows: {error}") from None
+    check_validation(algorithm, params, validation)
     return Validation(cast_known(validation, native_dtype(params[0].weight)), patience)
 
 

@@ -26,6 +26,14 @@ class Validation(NamedTuple):
         return jnp.where(jnp.isfinite(loss), loss, jnp.full_like(loss, jnp.inf))
 
 
+def check_validation(algorithm: Algorithm, params: Params, batch: Batch) -> None:
+    """Raises ValueError where validation rows are such as could not be trained on."""
+    try:
+        algorithm.check_problem(params, batch)
+    except ValueError as error:
+        raise ValueError(f"of the validation rows: {error}") from None
+
+
 def checked_patience(validation: Any, patience: Any) -> np.int32:
     """How long to wait, for ever where None is given.
 
