@@ -17,10 +17,11 @@ from jills.evidence.priors import Prior, groups_of, one_group
 from jills.evidence.updates import updated
 from jills.hparams import Limit, by_keyword
 from jills.linalg import flatten
-from jills.transformations import cond, exported
+from jills.transformations import exported
 from jills.types import Batch, Info, Params, State
 
 FIRST_UPDATE = 2  # steps before α and β are moved
+TOGETHER = 12  # steps in which all groups share one α: until then weights say little of what an input is good for
 DAMPINGS, GROW, SHRINK = (1e-6, 1e3), 16.0, 0.25  # λ after a step that was not taken, and after one that was
 LESS = 0.01  # of α, at the second start
 MARGIN, PATIENCE = 0.1, 20  # nats a row by which its evidence must be better, and within how many steps
@@ -74,6 +75,7 @@ class Inner(NamedTuple):
     second: Course  # from the same start with less prior; followed once the first has come to rest
     second_params: Params  # where that is; until then the start
     phase: jax.Array  # () int32: FIRST, SECOND while that is followed, or DONE
+    drawn: jax.Array  # () bool, whether the start means standardised data: it was drawn for them, not trained on these
 
 
 FIRST, SECOND, DONE = 0, 1, 2
@@ -116,12 +118,12 @@ class Evidence(Algorithm):
         unknown = jnp.full((), float(jnp.finfo(dtype).min), dtype)
         blank = Course(zeros, jnp.zeros(betas, dtype), zeros, unknown, none, jnp.zeros((), dtype), none)
         # Without a hidden layer there is one minimum only.
-        return Inner(blank, blank, params, none + (DONE if self.network.num_layers == 1 else FIRST))
+        phase = none + (DONE if self.network.num_layers == 1 else FIRST)
+        return Inner(blank, blank, params, phase, jnp.zeros((), bool))
 
     def _prepare(self, batch: Batch, dtype):
         prepared, mark = super()._prepare(batch, dtype)
-        alike = not self.loss.quadratic
-        return Rows.of(prepared, batch, has_units(self.network, self.loss), alike), mark
+        return Rows.of(prepared, batch, self.loss, has_units(self.network, self.loss)), mark
 
     def objective(self, hparams: Hparams, course: Course, rows: Rows) -> tuple[Objective, jax.Array]:
         """For the α and β of a course, or of the hyperparameters before its first step; and α of each group, `(g,)`."""
@@ -137,11 +139,13 @@ class Evidence(Algorithm):
     def update(self, hparams: Hparams, state: State, batch: Any) -> tuple[State, Detail]:
         """A step of the course that is followed; the state's params are those of the one that is kept."""
         inner: Inner = state.inner
+        fresh = (inner.course.steps == 0) & ~(state.loss < batch.useful)
+        state = state._replace(inner=inner._replace(drawn=inner.drawn | fresh))
         second = inner.phase == SECOND
         choose = lambda one, other: jnp.where(second, one, other)  # noqa: E731 used at once
         course, params = jax.tree.map(choose, (inner.second, inner.second_params), (inner.course, state.params))
         hparams = hparams._replace(alpha=choose(LESS * hparams.alpha, hparams.alpha))
-        course, params, detail = self._advanced(hparams, course, params, batch)
+        course, params, detail = self._advanced(hparams, course, params, batch, state.inner.drawn)
         state, resting = _arranged(state, course, params, batch.total)
         kept = state.inner.course
         return state, detail._replace(
@@ -152,27 +156,29 @@ class Evidence(Algorithm):
             resting=resting,
         )
 
-    def _advanced(self, hparams, course, params, rows):
+    def _advanced(self, hparams, course, params, rows, drawn):
         """A step for the present α and β; the next ones come from the same curvature, at the parameters received."""
         objective, alpha = self.objective(hparams, course, rows)
-        matrices = objective.enter(params)
-        # A start that was drawn for data of size one may be meant for standardised data.
-        drawn = list(linearization.stack(params))
-        matrices = cond(course.steps == 0, lambda: objective.lowest([matrices, drawn]), lambda: matrices)
+        as_given, pairs = (
+            drawn & (course.steps == 0),
+            zip(linearization.stack(params), objective.enter(params), strict=True),
+        )
+        matrices = [jnp.where(as_given, given, entered) for given, entered in pairs]
         theta, current = flatten(matrices), objective.forward(matrices)
         start = Point(matrices, objective.value(matrices, current))
         factored = objective.factor(objective.statistics(matrices), course.damping)
         end = descend(objective, start, factored)
         taken = end.value < start.value
         energies = objective.likelihood.energies(current.prediction)
-        found = updated(objective, self.groups, alpha, theta, energies, factored)
+        together = course.steps < (TOGETHER if alpha.shape[0] > 1 else 0)
+        found = updated(objective, self.groups, alpha, together, theta, energies, factored)
         usable = jnp.isfinite(found.log_evidence) & (course.damping == 0)
         keep = lambda new, old: jnp.where(usable, new, old)  # noqa: E731 used at once
         log_evidence = keep(found.log_evidence, course.log_evidence)
         due = usable & (course.steps >= FIRST_UPDATE)
-        resting = _rested(course, log_evidence)
-        # While α and β move, the next step has another objective to lower.
-        failed = ~taken & ~(due & (resting == 0))
+        resting = jnp.where(together, 0, _rested(course, log_evidence))
+        # While α and β move, or have yet to, the next step has another objective to lower.
+        failed = ~taken & ~(usable & ((resting == 0) | ~due))
         raised, lowered = course.damping * GROW, course.damping * SHRINK
         new = Course(
             alpha=jnp.where(due, found.alpha, alpha),
@@ -227,7 +233,7 @@ def _arranged(state, course, params, total):
     waiting = course._replace(resting=jnp.where(rested, jnp.zeros_like(course.resting), course.resting))
     new = state._replace(
         params=pick(kept, params, state.params),
-        inner=Inner(
+        inner=inner._replace(
             course=pick(kept, waiting, inner.course),
             second=pick(second, course, inner.second),
             second_params=pick(second, params, inner.second_params),

@@ -2,7 +2,7 @@
 
 H is taken as `D^½ C D^½` with D its diagonal (`Dense`), or in the eigenvectors of both Kronecker factors of a layer
 (`Kronecker`). What rounding hides in C counts as more prior, and so does a damping: a direction that only noise
-determines is none of the effective parameters.
+determines is none of the effective parameters. Where Cholesky fails for rounding, still more is added until it holds.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jills import linearization
 from jills.linalg import Vector, add, eigenvectors, inverse_root, matmul
+from jills.transformations import alike
+
+MORE, MOST_SHIFT = 16.0, 1e-2  # of C, whose diagonal is one, where Cholesky fails
 
 
 class Dense(NamedTuple):
@@ -29,7 +33,18 @@ class Dense(NamedTuple):
         """Of `G + diag(α)`, `(p, p)` and `(p,)`, and a damping λ in units of D."""
         scaled, diagonal = scaled_to_unit(gram, alpha)
         shift = jnp.asarray(damping + rounding(scaled), scaled.dtype)
-        return cls(inverse_root(shifted(scaled, shift)), diagonal, alpha, shift)
+
+        def failed(carry):
+            shift, root = carry
+            return (shift < MOST_SHIFT) & ~jnp.isfinite(jnp.sum(root))
+
+        def again(carry):
+            shift = carry[0] * MORE
+            return shift, inverse_root(shifted(scaled, shift))
+
+        begin = alike((shift / MORE, jnp.full_like(scaled, jnp.nan)), scaled)
+        shift, root = lax.while_loop(failed, again, begin)
+        return cls(root, diagonal, alpha, shift)
 
     @property
     def size(self) -> int:

@@ -24,6 +24,8 @@ from jills.network import Network
 from jills.transformations import alike
 from jills.types import Batch
 
+USEFUL = 0.9  # of a constant's loss
+
 
 class Rows(NamedTuple):
     """A prepared batch, with what is known of it before any step."""
@@ -35,16 +37,20 @@ class Rows(NamedTuple):
     scaled_inputs: jax.Array  # (d + 1, n), with ones
     scaled_targets: jax.Array  # (k, n)
     omega: jax.Array  # (n,) the weights as they were given: their sum N counts the rows
+    useful: jax.Array  # () a loss below this is that of params which fit the rows better than a constant
 
     @classmethod
-    def of(cls, prepared: Batch, given: Batch, has_units: bool, alike: bool) -> "Rows":
-        """From a prepared batch, and as it was given; `has_units` and `alike` as for `Standard`."""
+    def of(cls, prepared: Batch, given: Batch, loss: Loss, has_units: bool) -> "Rows":
+        """From a prepared batch, and as it was given; `has_units` as for `Standard`."""
         shares = uniform_weights(prepared)
         total = total_weight(given, prepared.inputs.dtype)
-        standard = Standard.of(prepared, shares, has_units, alike)
+        standard = Standard.of(prepared, shares, has_units, not loss.quadratic)
         targets = standard.targets.applied(prepared.targets).T
         targets = jnp.where(shares[None, :] > 0, targets, jnp.zeros_like(targets))
-        return cls(*prepared, standard, standard.rows(prepared.inputs), targets, total * shares)
+        constant = jnp.broadcast_to(standard.targets.mean[None, :], prepared.targets.shape)
+        useful = loss(constant, prepared.targets, prepared.weights)
+        useful -= (1.0 - USEFUL) * jnp.abs(useful)
+        return cls(*prepared, standard, standard.rows(prepared.inputs), targets, total * shares, useful)
 
     @property
     def total(self) -> jax.Array:
@@ -164,10 +170,3 @@ class Objective(NamedTuple):
         last = jax.vmap(solve, in_axes=(1, 0, 1), out_axes=1)(alpha, beta, right)
         new = [*matrices[:-1], last]
         return new, self.value(new, current._replace(prediction=matmul(last.T, below)))
-
-    def lowest(self, starts: Sequence[Sequence[jax.Array]]) -> list[jax.Array]:
-        """Of several starts the one that is lowest once its output layer is solved."""
-        stacked = [jnp.stack(each) for each in zip(*starts, strict=True)]
-        settled, values = lax.map(self.settled, stacked)
-        best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values))
-        return [each[best] for each in settled]

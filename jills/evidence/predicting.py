@@ -11,6 +11,7 @@ from jills.arrays import cast
 from jills.evidence.algorithm import Evidence
 from jills.evidence.curvature import in_blocks
 from jills.evidence.objective import has_units
+from jills.evidence.updates import noise_share
 from jills.predictions import Prediction
 from jills.types import Batch, State
 
@@ -20,9 +21,9 @@ MOST_ENTRIES = 2**22  # of the Jacobian of a block of rows
 def predict(algorithm: Evidence, state: State, batch: Batch, inputs: Any) -> Prediction:
     """The prediction for new rows, with the variance of the function and of the noise.
 
-        mean = f(x; θ),   variance = J H⁻¹ Jᵀ,  J = ∂ f(x) / ∂ θ,  H = G + diag(α),   noise = 1 / β
+        mean = f(x; θ),   variance = J H⁻¹ Jᵀ,  J = ∂ f(x) / ∂ θ,  H = G + diag(α),   noise = τ / β = 2 Σ e / (N − γ)
 
-    in the units of the targets. (Of Huber's loss, the variance of its density at β.) Of classes `mean` holds the
+    in the units of the targets (of Huber's loss, τ times the variance of its density). Of classes `mean` holds the
     probabilities at θ, `variance` that of the logits, and `moderated` the probabilities of logits that are shrunk by
     `√(1 + π/8 variance)` (MacKay 1992), which are less sure.
 
@@ -71,6 +72,7 @@ def _predict(algorithm, state, batch, inputs):
     noise = jnp.zeros(k, dtype)
     if has_units(network, loss):
         variance_of = objective.likelihood.loss.noise.variance
-        noise = jnp.broadcast_to(jax.vmap(variance_of)(objective.beta), (k,)) * jnp.square(targets.scale)
+        share = noise_share(factored.determined(), rows.total, network)
+        noise = share * jnp.broadcast_to(jax.vmap(variance_of)(objective.beta), (k,)) * jnp.square(targets.scale)
     mean = values * targets.scale[None, :] + targets.mean[None, :]
     return Prediction(mean, variance * jnp.square(targets.scale)[None, :], noise, mean)

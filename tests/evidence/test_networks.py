@@ -42,7 +42,8 @@ def test_it_learns_the_waves_and_says_how_noisy_they_are(dtype):
     new, truth = waves(300, 0.0, seed=1)
     assert errors(result, new, truth).max() < 0.1
     assert 0.1**2 < np.var(targets) / float(result.state.inner.course.beta.max()) < 0.3**2
-    assert not np.isnan(result.info.detail.log_evidence).any()
+    taken = np.arange(60) < np.array(result.state.step)[..., None]
+    assert not np.isnan(result.info.detail.log_evidence[taken]).any()
 
 
 def test_a_network_that_rests_at_a_constant_is_started_again_with_less_prior():
