@@ -17,7 +17,7 @@ from jills.evidence.priors import Prior, groups_of, one_group
 from jills.evidence.updates import updated
 from jills.hparams import Limit, by_keyword
 from jills.linalg import flatten
-from jills.transformations import exported
+from jills.transformations import cond, exported
 from jills.types import Batch, Info, Params, State
 
 FIRST_UPDATE = 2  # steps before α and β are moved
@@ -142,9 +142,9 @@ class Evidence(Algorithm):
         fresh = (inner.course.steps == 0) & ~(state.loss < batch.useful)
         state = state._replace(inner=inner._replace(drawn=inner.drawn | fresh))
         second = inner.phase == SECOND
-        choose = lambda one, other: jnp.where(second, one, other)  # noqa: E731 used at once
-        course, params = jax.tree.map(choose, (inner.second, inner.second_params), (inner.course, state.params))
-        hparams = hparams._replace(alpha=choose(LESS * hparams.alpha, hparams.alpha))
+        first, other = (inner.course, state.params), (inner.second, inner.second_params)
+        course, params = cond(second, lambda: other, lambda: first)
+        hparams = hparams._replace(alpha=jnp.where(second, LESS, 1.0).astype(hparams.alpha.dtype) * hparams.alpha)
         course, params, detail = self._advanced(hparams, course, params, batch, state.inner.drawn)
         state, resting = _arranged(state, course, params, batch.total)
         kept = state.inner.course
@@ -228,16 +228,11 @@ def _arranged(state, course, params, total):
     rested = (inner.phase == FIRST) & (course.resting >= RESTING)
     phase = jnp.where(rested, SECOND, jnp.where(better | given_up, DONE, inner.phase))
     kept = ~second | better  # whether what was followed is what the state keeps
-    pick = lambda flag, one, other: jax.tree.map(lambda x, y: jnp.where(flag, x, y), one, other)  # noqa: E731
     # The first may still begin where it rested: only the last of both ends a member.
     waiting = course._replace(resting=jnp.where(rested, jnp.zeros_like(course.resting), course.resting))
-    new = state._replace(
-        params=pick(kept, params, state.params),
-        inner=inner._replace(
-            course=pick(kept, waiting, inner.course),
-            second=pick(second, course, inner.second),
-            second_params=pick(second, params, inner.second_params),
-            phase=phase.astype(jnp.int32),
-        ),
-    )
+    old, old_second = (state.params, inner.course), (inner.second_params, inner.second)
+    params_kept, first = cond(kept, lambda: (params, waiting), lambda: old)
+    second_params, other = cond(second, lambda: (params, course), lambda: old_second)
+    inner = inner._replace(course=first, second=other, second_params=second_params, phase=phase.astype(jnp.int32))
+    new = state._replace(params=params_kept, inner=inner)
     return new, jnp.where(given_up, RESTING, jnp.where(phase == DONE, course.resting, 0)).astype(jnp.int32)

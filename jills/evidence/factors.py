@@ -11,13 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jills import linearization
 from jills.linalg import Vector, add, eigenvectors, inverse_root, matmul
-from jills.transformations import alike
-
-MORE, MOST_SHIFT = 16.0, 1e-2  # of C, whose diagonal is one, where Cholesky fails
 
 
 class Dense(NamedTuple):
@@ -33,17 +29,7 @@ class Dense(NamedTuple):
         """Of `G + diag(α)`, `(p, p)` and `(p,)`, and a damping λ in units of D."""
         scaled, diagonal = scaled_to_unit(gram, alpha)
         shift = jnp.asarray(damping + rounding(scaled), scaled.dtype)
-
-        def failed(carry):
-            shift, root = carry
-            return (shift < MOST_SHIFT) & ~jnp.isfinite(jnp.sum(root))
-
-        def again(carry):
-            shift = carry[0] * MORE
-            return shift, inverse_root(shifted(scaled, shift))
-
-        begin = alike((shift / MORE, jnp.full_like(scaled, jnp.nan)), scaled)
-        shift, root = lax.while_loop(failed, again, begin)
+        root, shift = inverse_root(scaled, shift)
         return cls(root, diagonal, alpha, shift)
 
     @property

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -25,6 +24,7 @@ from jills.training.members import member_of
 from jills.training.memory import heaviest_step
 from jills.training.run import scan
 from jills.training.validation import Validation
+from jills.transformations import cond
 from jills.types import Info, State
 
 
@@ -76,7 +76,7 @@ def _chunk(static, chunk_steps, batch_size, mesh, shared, members, state, fresh,
         params, batch, own_metrics, judge = member_of(problem, key, rows, judges)
         # A blank state has not seen these rows: `resume` makes it a start.
         blank = algorithm.blank(params, batch)
-        state = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), blank, state)
+        state = cond(fresh, lambda: blank, lambda: state)
         state, batch = algorithm.resume(state, batch)
         metrics = metrics if own_metrics is None else own_metrics
         judge = None if judge is None else Validation(judge, patience)
