@@ -6,7 +6,7 @@ step says that the data are likeliest:
 
     S(θ) = Σ β e + ½ Σ_g α_g ‖θ_g‖²,   H = G + diag(α),   G = Σ_n J_nᵀ Λ_n J_n
     θ ← θ − t H⁻¹ ∂S/∂θ, three times with one H, the output layer solved exactly in between
-    γ_g = Σ_(i in g) (1 − α_g H⁻¹_ii),   α_g ← γ_g / ‖θ_g‖²,   β ← (N − γ) / 2 Σ e
+    γ_g = Σ_(i in g) (1 − α_g H⁻¹_ii),   α_g ← γ_g / ‖θ_g‖²,   β ← τ (N − γ) / 2 Σ e,   τ = 1 − γ_hidden / N
     log evidence = −S − ½ log det H + ½ Σ_g p_g log α_g − N Σ log Z(β)
 
 So no decay, no rate and no validation rows have to be chosen. `e` is minus the log likelihood of a row but for β and
@@ -17,6 +17,11 @@ counts have no noise, β is one and only α moves.
 α and β mean standardised data, and parameters, predictions and log evidence are given in the units that came in. N is
 the sum of the row weights as they were given: 1 for a row, 2 for one seen twice, 0 for one left out.
 
+**Noise and groups.** N − γ counts what a linear model would take from the noise. Hidden layers turn their basis towards
+it besides, so training takes the noise for larger than it is, by 1/τ; without them τ is one and all is as MacKay has it.
+Several groups share one α for twelve steps, and none lies below the common one after: a group may be held more
+than the whole, never less. (Pruned from the start, columns are lost before the network knows what they are good for.)
+
 **Curvature.** `dense` up to 2048 parameters; beyond, each layer by itself, and Kronecker factors for layers of more
 than that (`by_size`). With blocks the step is solved by conjugate gradients on the whole H all the same; γ,
 log evidence and variances are those of the blocks: cheaper and cruder.
@@ -25,8 +30,8 @@ log evidence and variances are those of the blocks: cheaper and cruder.
 line. So where log evidence comes to rest, the start is tried once more with a hundredth of α, beside the state, which
 takes the second course if its log evidence gets better by 0.1 nats a row within 20 steps. Then, at rest, a member ends.
 
-**How many steps.** 40 serve most tables: 20 for small and noisy ones, 100 where noise is low. γ goes on growing slowly;
-the mean of ten networks (`jills.ensemble`) does not mind. Do not choose among networks by their evidence: between
+**How many steps.** 40 serve most tables, more where noise is low; more do little harm. Predict with the mean of ten
+networks (`jills.ensemble`). Do not choose among networks by their evidence: between
 restarts it is next to uncorrelated with the test error, and between sizes it may rank the wrong way. Out-of-fold error
 (`jills.folds`) does.
 
@@ -57,8 +62,8 @@ def build(
     Args:
         network: any activations, any depth.
         loss: any with gradient and curvature; its `likelihood` and `noise` say what it means as a probability.
-        prior: which parameters share an α: `one_group` (all; the best choice where nothing is known), `by_layer`,
-            `by_input` (a group for each input column: prunes those that tell nothing), or `network → groups`, like
+        prior: which parameters share an α: `one_group` (all), `by_layer`, `by_input` (a group for each input column:
+            holds down those that tell little, the better choice for most tables of up to some dozen columns), or `network → groups`, like
             the params but of integers.
         noise_per_output: whether every output has its own β; else one for all standardised targets.
         curvature: `by_size`, `dense`, `block_diagonal`, `kronecker`, or `network → blocks`.
