@@ -18,7 +18,7 @@ counts have no noise, β is one and only α moves.
 the sum of the row weights as they were given: 1 for a row, 2 for one seen twice, 0 for one left out.
 
 **Noise and groups.** N − γ counts what a linear model would take from the noise. Hidden layers turn their basis towards
-it besides, so training takes the noise for larger than it is, by 1/τ; without them τ is one and all is as MacKay has it.
+it besides, so training takes the noise for larger than it is, by 1/τ; without them τ is one, as MacKay has it.
 Several groups share one α for twelve steps, and none lies below the common one after: a group may be held more
 than the whole, never less. (Pruned from the start, columns are lost before the network knows what they are good for.)
 
@@ -63,8 +63,8 @@ def build(
         network: any activations, any depth.
         loss: any with gradient and curvature; its `likelihood` and `noise` say what it means as a probability.
         prior: which parameters share an α: `one_group` (all), `by_layer`, `by_input` (a group for each input column:
-            holds down those that tell little, the better choice for most tables of up to some dozen columns), or `network → groups`, like
-            the params but of integers.
+            holds down those that tell little; the better choice for most tables of up to some dozen columns), or
+            `network → groups`, like the params but of integers.
         noise_per_output: whether every output has its own β; else one for all standardised targets.
         curvature: `by_size`, `dense`, `block_diagonal`, `kronecker`, or `network → blocks`.
 

@@ -69,6 +69,63 @@ def test_pure_noise_has_few_effective_parameters_and_predicts_the_mean(dtype):
     assert "of 36 parameters are determined by the data" in why
 
 
+def test_groups_share_an_alpha_at_first_and_none_lies_below_the_common_one():
+    inputs, targets = waves(100, 0.2)
+    algorithm = jills.evidence.build(NETWORK, prior=jills.evidence.by_input)
+    result = sweep(inputs, targets, algorithm=algorithm)
+    alpha, gamma = (getattr(result.info.detail, name)[0] for name in ("alpha", "effective_parameters"))
+    assert np.ptp(alpha[:, :12], axis=2).max() == 0.0
+    assert alpha[:, -1, 1:3].min() > 10 * alpha[:, -1, 0].max()  # the waves are those of the first column
+    assert (gamma[:, -1, 1:3] < 0.7 * gamma[:, -1, :1]).all()
+    for member in range(3):
+        course = jax.tree.map(lambda leaf, at=member: np.array(leaf[0, at]), result.state.inner.course)
+        scale, unit = np.std(inputs, axis=0), np.std(targets)
+        first, second = jax.tree.map(lambda leaf, at=member: np.array(leaf[0, at]), result.state.params)
+        weights = first.weight * scale[:, None]
+        biases = first.bias + np.mean(inputs, axis=0) @ first.weight
+        last = np.append(second.weight / unit, (second.bias - np.mean(targets)) / unit)
+        size = np.sum(weights**2) + np.sum(biases**2) + np.sum(last**2)
+        assert course.alpha.min() == pytest.approx(course.effective.sum() / size, rel=0.05)
+
+
+def test_low_noise_in_float32_leaves_no_prediction_without_a_variance():
+    """There Cholesky fails of rounding, unless more is added."""
+    inputs, targets = waves(300, 1e-3)
+    algorithm = jills.evidence.build(jills.Network((3, 50, 1), jills.activations.tanh))
+    result = sweep(inputs, targets, dtype="float32", algorithm=algorithm, num_steps=40)
+    state = jax.tree.map(lambda leaf: leaf[0, 0], result.state)
+    batch = jills.Batch(inputs.astype("float32"), targets.astype("float32"))
+    found = jills.evidence.predict(algorithm, state, batch, batch.inputs)
+    assert (np.array(found.variance) > 0).all()
+    assert np.sqrt(found.noise) == pytest.approx(1e-3, rel=0.5)
+
+
+def test_the_noise_that_is_told_is_that_of_the_residuals(dtype):
+    """`Σ r² / (N − γ)`, though training takes it for larger."""
+    inputs, targets = (each.astype(dtype) for each in waves(100, 0.2))
+    result = sweep(inputs, targets, dtype=dtype, members=1)
+    state = jax.tree.map(lambda leaf: leaf[0, 0], result.state)
+    found = jills.evidence.predict(EVIDENCE, state, jills.Batch(inputs, targets), inputs)
+    residual = np.sum((np.array(found.mean) - targets) ** 2)
+    freedom = 100 - np.array(state.inner.course.effective)[0]
+    np.testing.assert_allclose(found.noise[0], residual / freedom, rtol=0.02)
+    assert found.noise[0] < 0.99 * np.var(targets) / state.inner.course.beta[0]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_start_for_other_units_is_taken_for_standardised_data_unless_it_is_trained(trained):
+    """Rows far from size one: what was drawn saturates every unit there; what was trained on them is kept."""
+    inputs, targets = waves(100, 0.05)
+    inputs, targets = 1e3 * inputs + 1e4, 1e-3 * targets
+    batch, start = jills.Batch(inputs, targets), NETWORK.init(jax.random.key(0), dtype="float64")
+    if trained:
+        start = jills.run(EVIDENCE, EVIDENCE.defaults, start, batch, 60)[0].params
+    state, _ = jills.run(EVIDENCE, EVIDENCE.defaults, start, batch, 2)
+    assert bool(state.inner.drawn) is not trained
+    if trained:
+        assert state.loss < 0.5 * np.var(targets)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 99),
