@@ -39,9 +39,12 @@ from experiments import data, figures
 from experiments.claims.base import ClaimConfig, Experiment, Piece, Row
 from experiments.claims.statistics import parts
 from experiments.config import Positive
+from experiments.data.splits import shuffled
 
+SERIES = ("sunspots", "electricity")  # split by time
 HELD_OUT = 0.2  # of the training rows, for validation
 FOLDS = 5
+MOST_LENGTHS, MOST_KERNEL_ROWS = 20, 1000  # of the Gaussian process: its gradient is rows² × lengths numbers
 NAMES = {
     "evidence": "evidence",
     "evidence_by_input": "evidence, an α for each input",
@@ -68,6 +71,9 @@ class Config(ClaimConfig):
     patience: Positive
     weight_decay: list[float]
     methods: list[str]
+    most_rows: Positive  # to train on, and to test on, drawn at random where a table has more
+    splits_of_tables: dict[str, Positive] = {}  # where they are fewer than `seeds`
+    splits_of_methods: dict[str, Positive] = {}  # likewise, of methods that take long
 
 
 class Split(NamedTuple):
@@ -99,15 +105,30 @@ def pieces(config: Config, folder: str) -> Iterator[Piece]:
             yield Piece(f"{table}-{method}", partial(measure, config, table, method, folder))
 
 
+def count_of(config: Config, table: str, method: str) -> int:
+    """How many splits are measured."""
+    most = config.splits_of_tables.get(table), config.splits_of_methods.get(method)
+    return min([config.seeds, *(count for count in most if count is not None)])
+
+
+def split_of(config: Config, table: str, number: int, folder: str) -> Split:
+    """Random, but that of a series is its own: later rows are tested. Of many rows some, drawn anew each time."""
+    options: dict[str, Any] = {} if table in SERIES else {"test_fraction": 0.1, "split_seed": number}
+    dataset = data.load(table, folder, **options)
+    train, test = (
+        shuffled(part, number).take(slice(config.most_rows)) if len(part.rows) > config.most_rows else part
+        for part in (dataset.train, dataset.test)
+    )
+    arrays = (np.asarray(each, config.dtype) for each in (train.inputs, train.targets, test.inputs, test.targets))
+    return Split(*arrays, float(np.ravel(dataset.target_scale)[0]), number)
+
+
 def measure(config: Config, table: str, method: str, folder: str) -> list[Row]:
     """A method on all splits of a table."""
     rows = []
-    for number in range(config.seeds):
-        dataset = data.load(table, folder, test_fraction=0.1, split_seed=number)
-        arrays = (dataset.train.inputs, dataset.train.targets, dataset.test.inputs, dataset.test.targets)
-        unit = float(np.ravel(dataset.target_scale)[0])
-        inputs, targets, test_inputs, test_targets = (np.asarray(each, config.dtype) for each in arrays)
-        split = Split(inputs, targets, test_inputs, test_targets, unit, number)
+    for number in range(count_of(config, table, method)):
+        split = split_of(config, table, number, folder)
+        unit = split.unit
         if number == 0 and method in NETWORKS:  # compiles
             METHODS[method](config, split)
         began = time.perf_counter()
@@ -195,7 +216,7 @@ def unregularised(config: Config, split: Split) -> Told:
 def stopped(config: Config, split: Split) -> Told:
     """Each network keeps the parameters of its lowest validation loss."""
     count = round(HELD_OUT * len(split.inputs))
-    held, used = slice(0, count), slice(count, None)
+    held, used = slice(-count, None), slice(None, -count)  # of a series the latest rows
     batch = jills.Batch(split.inputs[used], split.targets[used])
     validation = jills.Batch(split.inputs[held], split.targets[held])
     options: dict[str, Any] = {"validation": validation, "patience": config.patience}
@@ -268,13 +289,20 @@ def boosting_tuned(split: Split) -> Any:
 
 
 def gaussian_process(config: Config, split: Split) -> Told:
-    """A length for each input and a noise level, by its marginal likelihood."""
+    """A length for each input, or one where they are many, and a noise level, by the marginal likelihood.
+
+    Of many rows the kernel is chosen by some; then all are fitted.
+    """
     del config
-    lengths: Any = np.ones(split.inputs.shape[1])
+    inputs, targets = split.inputs, split.targets[:, 0]
+    lengths: Any = np.ones(inputs.shape[1] if inputs.shape[1] <= MOST_LENGTHS else 1)
     kernel = ConstantKernel(1.0) * RBF(lengths) + WhiteKernel(0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of lengths at their bounds
-        fitted = GaussianProcessRegressor(kernel, random_state=split.number).fit(split.inputs, split.targets[:, 0])
+        some = slice(MOST_KERNEL_ROWS)
+        fitted = GaussianProcessRegressor(kernel, random_state=split.number).fit(inputs[some], targets[some])
+        if len(targets) > MOST_KERNEL_ROWS:
+            fitted = GaussianProcessRegressor(fitted.kernel_, optimizer=None).fit(inputs, targets)
         told: Any = fitted.predict(split.test_inputs, return_std=True)
     mean, deviation = told
     return gaussian(mean, deviation**2, split)
