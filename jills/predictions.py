@@ -42,7 +42,7 @@ class Ensemble(NamedTuple):
 
     def log_density(self, targets: Any) -> jax.Array:
         """The logarithm of the mixture's density at targets `(n, k)`, of each output, `(n, k)`; in nats."""
-        mean, deviation = self._components()
+        mean, deviation = self.components()
         apart = (targets[None] - mean) / deviation
         each = -0.5 * jnp.square(apart) - jnp.log(deviation) - 0.5 * np.log(2 * np.pi)
         largest = jnp.max(each, axis=0)
@@ -50,7 +50,7 @@ class Ensemble(NamedTuple):
 
     def quantiles(self, levels: Sequence[float] | jax.Array) -> jax.Array:
         """Where the mixture's distribution function reaches levels `(q,)` in (0, 1); `(q, n, k)`."""
-        return _quantiles(jnp.asarray(levels, self.mean.dtype), *self._components())
+        return _quantiles(jnp.asarray(levels, self.mean.dtype), *self.components())
 
     def calibrated(self, factor: jax.Array) -> "Ensemble":
         """With all variances times a factor, `()` or `(k,)`, such as `calibration` tells; the mean stays."""
@@ -68,7 +68,8 @@ class Ensemble(NamedTuple):
             members=members,
         )
 
-    def _components(self):
+    def components(self) -> tuple[jax.Array, jax.Array]:
+        """Mean and deviation of a new target by each member, `(M, n, k)`: the mixture's normal distributions."""
         members = self.members
         return members.mean, jnp.sqrt(members.variance + members.noise[:, None, :])
 

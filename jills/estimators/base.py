@@ -1,0 +1,173 @@
+"""What the estimators share: their parameters, and the way from a table to fitted networks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from jills.estimators.fitted import Fitted
+from jills.estimators.forward import Forward, Scaling
+from jills.estimators.methods import checked_sizes, method_of
+from jills.estimators.training import Table, Trained, out_of_fold, train
+
+CANDIDATES = ((10,), (50,), (20, 20))  # of hidden="auto"
+AUTO_FOLDS = 5
+
+
+class NetworkEstimator(BaseEstimator):
+    """Parameters and training; see `NetworkRegressor` and `NetworkClassifier`."""
+
+    fitted_: Fitted
+
+    def __init__(
+        self,
+        hidden: Any = (50,),
+        activation: str = "tanh",
+        members: int = 10,
+        regularization: Any = "evidence",
+        algorithm: str = "auto",
+        max_steps: int | None = None,
+        folds: int | None = None,
+        random_state: Any = None,
+        dtype: str = "float32",
+        verbose: bool = False,
+        warm_start: bool = False,
+    ):
+        self.hidden = hidden
+        self.activation = activation
+        self.members = members
+        self.regularization = regularization
+        self.algorithm = algorithm
+        self.max_steps = max_steps
+        self.folds = folds
+        self.random_state = random_state
+        self.dtype = dtype
+        self.verbose = verbose
+        self.warm_start = warm_start
+
+    def _check_params(self):
+        """The dtype; raises ValueError for what `method_of` does not look at."""
+        if not isinstance(self.members, int | np.integer) or isinstance(self.members, bool) or self.members < 1:
+            raise ValueError(f"members is {self.members!r}, but must be an integer of at least 1")
+        integer = isinstance(self.folds, int | np.integer) and not isinstance(self.folds, bool)
+        if self.folds is not None and not (integer and self.folds >= 2):
+            raise ValueError(f"folds is {self.folds!r}, but must be an integer of at least 2, or None")
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype is {self.dtype!r}, but must be 'float32' or 'float64'")
+        import jax
+
+        if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+            raise ValueError("dtype is 'float64', which JAX has off; call jax.config.update('jax_enable_x64', True)")
+        return np.dtype(self.dtype)
+
+    def _rows(self, X, sample_weight):
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        if not np.any(weights > 0):
+            raise ValueError("sample_weight is zero for all rows; at least one must be positive")
+        return weights
+
+    def _fit(self, X, targets, weights, scaled, loss, **told):
+        """Trains on targets `(n, k)`."""
+        dtype = self._check_params()
+        inputs = Scaling.of(X, weights)
+        outputs = Scaling.of(targets, weights) if scaled else Scaling.none(targets.shape[1])
+        table = Table(inputs.applied(X), outputs.applied(targets), weights)
+        if self.folds is not None and self.folds > len(X):
+            raise ValueError(f"folds is {self.folds}, but there are only {len(X)} rows; n_samples must be as many")
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        choices = CANDIDATES if isinstance(self.hidden, str) and self.hidden == "auto" else (self.hidden,)
+        folds = AUTO_FOLDS if len(choices) > 1 and self.folds is None else self.folds
+        if len(choices) > 1 and len(X) < AUTO_FOLDS:
+            raise ValueError(f"hidden='auto' wants at least {AUTO_FOLDS} rows, but n_samples = {len(X)}")
+        best: tuple[float, Any] = (np.inf, None)
+        for hidden in choices:
+            outcome = self._trained(hidden, table, (inputs, outputs), loss, folds, seed, dtype, told)
+            if best[1] is None or outcome[3] < best[0]:
+                best = (outcome[3], (checked_sizes(hidden), *outcome[:3]))
+        self.hidden_, self.fitted_, self._trained_, unseen = best[1]
+        self._tell(self._trained_)
+        return unseen if unseen is None else outputs.undone(unseen)
+
+    def _trained(self, hidden, table, units, loss, folds, seed, dtype, told):
+        """A fitted, how it trained, out-of-fold predictions or None, and their error."""
+        sizes = (table.inputs.shape[1], *checked_sizes(hidden), table.targets.shape[1])
+        words = {
+            "sizes": sizes,
+            "activation": self.activation,
+            "algorithm": self.algorithm,
+            "regularization": self.regularization,
+            "max_steps": None if self.max_steps is None else int(self.max_steps),
+        }
+        method = method_of(loss=LOSS[loss], **words)
+        before = self._before(sizes)
+        options = {"verbose": bool(self.verbose), "before": before, **told}
+        described = {**words, "loss": loss}
+        fitted, trained = train(
+            method, described, table, units, self.members, folds, seed, dtype, **options
+        )
+        if folds is None:
+            return fitted, trained, None, 0.0
+        fitted, unseen = out_of_fold(fitted, trained, table, folds)
+        if fitted.classes is None:
+            error = np.average(np.mean(np.square(table.targets - unseen), axis=1), weights=table.weights)
+        else:
+            labels = table.targets[:, 0] if unseen.shape[1] == 2 else np.argmax(table.targets, axis=1)
+            own = np.take_along_axis(unseen, labels.astype(int)[:, None], axis=1)[:, 0]
+            error = np.average(-np.log(np.maximum(own, 1e-12)), weights=table.weights)
+        return fitted, trained, unseen, float(error)
+
+    def _before(self, sizes):
+        """What to go on from, with `warm_start`."""
+        if not self.warm_start or not hasattr(self, "fitted_") or tuple(self.fitted_.described["sizes"]) != sizes:
+            return None
+        return self._trained_.result
+
+    def _tell(self, trained: Trained):
+        """Attributes that end with an underscore."""
+        fitted = self.fitted_
+        state = fitted.state
+        self.n_iter_ = int(np.max(np.asarray(state.step)))
+        self.loss_curve_ = trained.curve
+        self.diagnosis_ = trained.diagnosis
+        if not fitted.method.by_evidence:
+            return
+        course = state.inner.course
+        self.log_evidence_ = np.asarray(course.log_evidence, np.float64)
+        self.effective_parameters_ = np.sum(np.asarray(course.effective, np.float64), axis=1)
+        alpha = np.asarray(course.alpha, np.float64)
+        d = fitted.described["sizes"][0]
+        if alpha.shape[1] == d + 1:
+            strength = np.mean(1.0 / alpha[:, :d], axis=0)
+            self.relevance_ = strength / np.max(strength)
+
+    def predict_mean_of(self, X):
+        """Checked inputs."""
+        check_is_fitted(self)
+        return validate_data(self, X, reset=False, dtype=np.float64)
+
+    def save(self, path: Any) -> None:
+        """Writes what was fitted to one `.npz` file without pickle; `jills.estimators.load(path)` predicts with it."""
+        check_is_fitted(self)
+        self.fitted_.save(path)
+
+    def to_numpy(self) -> Forward:
+        """The networks as NumPy arrays, with a `predict` of NumPy alone."""
+        check_is_fitted(self)
+        return self.fitted_.to_numpy()
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn wants to know."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        return tags
+
+
+from jills.estimators.fitted import LOSSES as LOSS  # noqa: E402
+
+
+def names(values: Sequence[Any]) -> str:
+    """For messages."""
+    return ", ".join(map(repr, values))

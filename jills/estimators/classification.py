@@ -1,0 +1,108 @@
+"""Classification."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d, validate_data
+
+from jills.estimators.base import NetworkEstimator
+
+
+class NetworkClassifier(ClassifierMixin, NetworkEstimator):
+    """Networks that choose their own regularisation, as a classifier of scikit-learn.
+
+    The mean probabilities of several networks, trained together in one compiled call; inputs are standardised inside.
+
+    Args:
+        hidden: as of `NetworkRegressor`, and so are the others.
+        activation: …
+        members: …
+        regularization: …
+        algorithm: …
+        max_steps: …
+        folds: …
+        random_state: …
+        dtype: …
+        verbose: …
+        warm_start: …
+        class_weight: None, "balanced", or label → weight.
+
+    Attributes:
+        classes_: the labels, sorted.
+        oof_prediction_: with folds: probabilities of each row, by members that did not see it.
+        oof_score_: the share of rows that they put into the right class.
+    """
+
+    def __init__(
+        self,
+        hidden: Any = (50,),
+        activation: str = "tanh",
+        members: int = 10,
+        regularization: Any = "evidence",
+        algorithm: str = "auto",
+        max_steps: int | None = None,
+        folds: int | None = None,
+        random_state: Any = None,
+        dtype: str = "float32",
+        verbose: bool = False,
+        warm_start: bool = False,
+        class_weight: Any = None,
+    ):
+        super().__init__(
+            hidden=hidden,
+            activation=activation,
+            members=members,
+            regularization=regularization,
+            algorithm=algorithm,
+            max_steps=max_steps,
+            folds=folds,
+            random_state=random_state,
+            dtype=dtype,
+            verbose=verbose,
+            warm_start=warm_start,
+        )
+        self.class_weight = class_weight
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "NetworkClassifier":
+        """Trains on inputs `(n, d)` and labels `(n,)` of any kind.
+
+        Raises:
+            ValueError: data or parameters that cannot be used, or one class only.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        y = column_or_1d(y, warn=True)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        weights = self._rows(X, sample_weight)
+        if self.class_weight is not None:
+            weights = weights * compute_sample_weight(self.class_weight, y)
+        present = np.unique(labels[weights > 0])
+        if len(present) < 2:
+            raise ValueError(
+                f"NetworkClassifier wants rows of at least two classes, but all are of one class, "
+                f"{self.classes_[present[0]]!r}"
+            )
+        several = len(self.classes_) > 2
+        targets = np.eye(len(self.classes_))[labels] if several else labels[:, None].astype(np.float64)
+        loss = "softmax_cross_entropy" if several else "sigmoid_cross_entropy"
+        unseen = self._fit(X, targets, weights, False, loss, classes=self.classes_)
+        if unseen is not None:
+            self.oof_prediction_ = unseen
+            right = np.argmax(unseen, axis=1) == labels
+            self.oof_score_ = float(np.average(right, weights=weights))
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likeliest labels."""
+        return self.fitted_.predict(self.predict_mean_of(X))
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The mean probabilities of the classes, in the order of `classes_`."""
+        return self.fitted_.predict_proba(self.predict_mean_of(X))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Their logarithm."""
+        return np.log(self.predict_proba(X))

@@ -1,0 +1,185 @@
+"""A fitted ensemble that predicts: what an estimator holds, what its file holds. It needs no scikit-learn."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jills import losses
+from jills.algorithm import Algorithm
+from jills.estimators.forward import Forward, Scaling, probabilities
+from jills.estimators.methods import Method, method_of
+from jills.estimators.rows import padded
+from jills.evidence import Evidence
+from jills.evidence import predict as predict_by_evidence
+from jills.predictions import Ensemble, Prediction, ensemble
+from jills.training.checkpoint import load as load_tree
+from jills.training.checkpoint import save as save_tree
+from jills.types import Batch, Params, State
+
+LOSSES = {
+    "squared_error": losses.squared_error,
+    "sigmoid_cross_entropy": losses.sigmoid_cross_entropy,
+    "softmax_cross_entropy": losses.softmax_cross_entropy,
+}
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """M trained networks with their units, and what tells how sure they are.
+
+    `predict`, `predict_interval`, `predict_proba` and `sample_y` are those of the estimators. In the units of the
+    table that was fitted; inputs `(n, d)`.
+    """
+
+    described: dict[str, Any]  # sizes, activation, loss, algorithm, regularization, max_steps: of `method_of`
+    state: State  # leaves [M, …]
+    params: Params  # leaves [M, …], those to predict with
+    batch: Batch  # standardised, padded; weights (M, n) where members have their own
+    inputs: Scaling
+    targets: Scaling
+    factor: np.ndarray  # (k,) of the variance, told by folds; else ones
+    residual: np.ndarray  # (k,) noise of standardised targets, where the algorithm does not tell it
+    classes: np.ndarray | None = None
+    flat: bool = True  # whether predictions of one output are (n,)
+
+    @property
+    def method(self) -> Method:
+        """How it was trained."""
+        given = dict(self.described)
+        return method_of(tuple(given.pop("sizes")), loss=LOSSES[given.pop("loss")], **given)
+
+    @property
+    def forward(self) -> Forward:
+        """The networks in NumPy."""
+        return Forward.of(self.params, self.described["activation"], self.inputs, self.targets)
+
+    def distribution(self, inputs: Any) -> Ensemble:
+        """All that is known of new targets, in their units; NumPy inputs `(n, d)`, compiled once for a size of rows."""
+        columns = np.asarray(self.inputs.applied(inputs), self.state.loss.dtype)
+        scale, mean = (jnp.asarray(each, columns.dtype) for each in (self.targets.scale, self.targets.mean))
+        told = self.each(padded(columns))
+        told = jax.tree.map(lambda leaf: leaf[:, : len(columns)] if leaf.ndim == 3 else leaf, told)
+        square = jnp.square(scale)
+        return ensemble(
+            Prediction(
+                mean=told.mean * scale + mean,
+                variance=told.variance * square,
+                noise=told.noise * square,
+                moderated=told.moderated * scale + mean,
+            )
+        ).calibrated(jnp.asarray(self.factor, columns.dtype))
+
+    def each(self, columns: np.ndarray) -> Prediction:
+        """What every member tells of standardised rows, leaves `[M, …]`, in standardised units."""
+        algorithm = self.method.algorithm
+        if isinstance(algorithm, Evidence):
+            return _by_evidence(algorithm, self.state, self.batch, columns)
+        mean = _outputs(algorithm, self.params, columns)
+        noise = np.broadcast_to(self.residual.astype(mean.dtype), (len(mean), mean.shape[2]))
+        return Prediction(mean, jnp.zeros_like(mean), jnp.asarray(noise), mean)
+
+    def predict(self, inputs: Any, return_std: bool = False) -> Any:
+        """The mean of the networks; with `return_std` also the standard deviation of a new target. Classes: labels."""
+        inputs = self._checked(inputs)
+        if self.classes is not None:
+            return self.classes[np.argmax(self.predict_proba(inputs), axis=1)]
+        mean = self._shaped(self.forward.predict(inputs))
+        if not return_std:
+            return mean
+        return mean, self._shaped(np.sqrt(np.asarray(self.distribution(inputs).variance, np.float64)))
+
+    def predict_interval(self, inputs: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper ends between which a new target lies with this probability, as many above as below.
+
+        Raises:
+            ValueError: a coverage outside (0, 1), or classes.
+        """
+        if self.classes is not None:
+            raise ValueError("predict_interval: classes have no intervals; take predict_proba")
+        if not 0.0 < coverage < 1.0:
+            raise ValueError(f"predict_interval: coverage is {coverage}, but must lie between 0 and 1")
+        levels = [0.5 - 0.5 * coverage, 0.5 + 0.5 * coverage]
+        low, high = np.asarray(self.distribution(self._checked(inputs)).quantiles(levels), np.float64)
+        return self._shaped(low), self._shaped(high)
+
+    def predict_proba(self, inputs: Any) -> np.ndarray:
+        """The mean probabilities of the classes, `(n, number of classes)`.
+
+        Raises:
+            ValueError: a regression.
+        """
+        if self.classes is None:
+            raise ValueError("predict_proba: this is a regression; take predict, or predict_interval")
+        told = np.mean(probabilities(self.forward.each(self._checked(inputs))), axis=0)
+        return told / np.sum(told, axis=1, keepdims=True)
+
+    def sample_y(self, inputs: Any, n_samples: int = 1, random_state: int = 0) -> np.ndarray:
+        """Draws of new targets, each row by itself, `(n, n_samples)` or `(n, k, n_samples)`; not of classes."""
+        told, rng = self.distribution(self._checked(inputs)), np.random.default_rng(random_state)
+        mean, deviation = (np.asarray(each, np.float64) for each in told.components())
+        members, n, k = mean.shape
+        chosen = rng.integers(members, size=(n_samples, n))
+        pick = lambda values: values[chosen, np.arange(n)]  # noqa: E731 used at once, (n_samples, n, k)
+        drawn = np.moveaxis(pick(mean) + pick(deviation) * rng.normal(size=(n_samples, n, k)), 0, -1)
+        return drawn[:, 0] if self.flat and k == 1 else drawn
+
+    def to_numpy(self) -> Forward:
+        """Weights, biases and units as NumPy arrays, with a `predict` of NumPy alone."""
+        return self.forward
+
+    def _checked(self, inputs):
+        inputs = np.asarray(inputs, np.float64)
+        if inputs.ndim != 2 or inputs.shape[1] != len(self.inputs.mean):
+            raise ValueError(f"inputs have shape {inputs.shape}, but must be (n, {len(self.inputs.mean)})")
+        return inputs
+
+    def _shaped(self, values):
+        return values[:, 0] if self.flat and values.shape[1] == 1 else values
+
+    def save(self, path: str | Path) -> None:
+        """Writes it whole to one `.npz` file without pickle; `jills.estimators.load` reads it."""
+        text = json.dumps({"format": FORMAT, "flat": self.flat, **self.described})
+        names = ("state", "params", "batch", "inputs", "targets", "factor", "residual")
+        tree = {"jills_estimator": text} | {name: getattr(self, name) for name in names}
+        if self.classes is not None:
+            tree["classes"] = json.dumps([str(self.classes.dtype), self.classes.tolist()])
+        save_tree(path, tree)
+
+
+def load(path: str | Path) -> Fitted:
+    """Reads what an estimator's `save` wrote: it predicts, and needs neither scikit-learn nor the estimator.
+
+    Raises:
+        ValueError: the file holds something else, or was written by a later version.
+    """
+    tree = load_tree(path)
+    if not isinstance(tree, dict) or "jills_estimator" not in tree:
+        raise ValueError(f"{path} holds no estimator of jills; other trees: jills.load(path)")
+    described = json.loads(tree.pop("jills_estimator"))
+    if described.pop("format") > FORMAT:
+        raise ValueError(f"{path} was written by a later version of jills; update it to read the file")
+    classes = tree.pop("classes", None)
+    if classes is not None:
+        dtype, values = json.loads(classes)
+        tree["classes"] = np.asarray(values, dtype)
+    return Fitted(described=described, flat=described.pop("flat"), **tree)
+
+
+@partial(jax.jit, static_argnums=0)
+def _by_evidence(algorithm: Algorithm, states, batch, columns):
+    rows = Batch(None, None, 0 if batch.weights.ndim == 2 else None)
+    one = lambda state, batch: predict_by_evidence(algorithm, state, batch, columns)  # noqa: E731 used at once
+    told = jax.vmap(one, in_axes=(0, rows))(states, batch)
+    return told
+
+
+@partial(jax.jit, static_argnums=0)
+def _outputs(algorithm, params, columns):
+    return jax.vmap(algorithm.network.predict, in_axes=(0, None))(params, columns)

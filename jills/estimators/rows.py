@@ -1,0 +1,32 @@
+"""Rows on their way into a compiled program: padded, so that tables of nearly equal length share one."""
+
+import numpy as np
+
+from jills.types import Batch
+
+FEWEST = 16
+
+
+def padded_size(count: int) -> int:
+    """The next eighth of a power of two: at most an eighth more rows, and eight programs for a factor of two."""
+    step = max(FEWEST, 2 ** (max(count, 1).bit_length() - 1)) // 8
+    return max(FEWEST, -(-count // step) * step)
+
+
+def padded(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Filled up with zeros along an axis."""
+    missing = padded_size(values.shape[axis]) - values.shape[axis]
+    return np.pad(values, [(0, missing if at == axis % values.ndim else 0) for at in range(values.ndim)])
+
+
+def as_batch(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray, dtype: np.dtype) -> Batch:
+    """A padded batch: rows that fill it up have weight zero.
+
+    Args:
+        inputs: `(n, d)`, standardised.
+        targets: `(n, k)`, likewise.
+        weights: `(n,)`, or `(M, n)` where members have their own.
+        dtype: to train in.
+    """
+    rows = (padded(inputs), padded(targets), padded(weights, axis=-1))
+    return Batch(*(np.ascontiguousarray(each, dtype) for each in rows))

@@ -1,0 +1,189 @@
+"""How an estimator trains its members: all of them, and all folds, in one compiled call."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jills import predictions
+from jills.estimators.fitted import Fitted
+from jills.estimators.forward import Scaling
+from jills.estimators.methods import Method
+from jills.estimators.rows import as_batch, padded
+from jills.evidence import Evidence
+from jills.network import Network
+from jills.training import Diagnosis, SweepResult, diagnose, progress_bar, sweep
+from jills.types import Batch
+
+CHUNK = 20  # steps between two looks at the progress
+HELD_OUT = 0.2  # of the rows, where validation rows choose
+
+
+class Table(NamedTuple):
+    """What is to be fitted: standardised, of NumPy."""
+
+    inputs: np.ndarray  # (n, d)
+    targets: np.ndarray  # (n, k)
+    weights: np.ndarray  # (n,)
+
+
+class Trained(NamedTuple):
+    """What training leaves behind, beside the `Fitted`."""
+
+    result: SweepResult  # leaves [1, M, …]
+    curve: np.ndarray  # (T,) mean loss over the members, of standardised targets
+    diagnosis: Diagnosis  # (M,)
+    weights: np.ndarray  # (M, n) row weights of every member
+
+
+def start_of(network: Network, dtype: Any) -> Any:
+    """A problem for `sweep(batches=…)`: the start of a key."""
+    return jax.tree_util.Partial(_start, network, jnp.zeros((), dtype))
+
+
+def _start(network, like, key):
+    return network.init(key, like.dtype)
+
+
+def train(
+    method: Method,
+    described: dict[str, Any],
+    table: Table,
+    units: tuple[Scaling, Scaling],
+    members: int,
+    folds: int | None,
+    seed: int,
+    dtype: np.dtype,
+    verbose: bool = False,
+    before: SweepResult | None = None,
+    **told: Any,
+) -> tuple[Fitted, Trained]:
+    """Trains M members and puts them together.
+
+    Args:
+        method: the algorithm and its hyperparameters.
+        described: what `method_of` made it of.
+        table: standardised rows.
+        units: the scaling of inputs and targets.
+        members: M; with folds the next multiple of them.
+        folds: how many; member m leaves out the fold m modulo folds.
+        seed: of the starts, of folds and of validation rows.
+        dtype: to train in.
+        verbose: whether to show a progress bar.
+        before: an earlier result to go on from.
+        **told: further fields of `Fitted`.
+    """
+    key = jax.random.key(seed)
+    weights, validation = _shares(key, method, table, members, folds)
+    keys = jax.random.split(key, len(weights))
+    network = method.algorithm.network
+    same = (weights == weights[0]).all()
+    batch = as_batch(table.inputs, table.targets, weights[0] if same else weights, dtype)
+    batches = jax.tree.map(jnp.asarray, batch)
+    judge = None if validation is None else as_batch(table.inputs, table.targets, validation, dtype)
+    result = sweep(
+        method.algorithm,
+        method.hparams,
+        start_of(network, dtype),
+        keys,
+        method.num_steps,
+        CHUNK,
+        progress_bar(method.num_steps) if verbose else None,
+        batches=batches,
+        validation=judge,
+        patience=None if judge is None else method.patience,
+        state=None if before is None else before.state,
+    )
+    chosen = _best_hparams(result, judged=judge is not None)
+    one = lambda tree: jax.tree.map(lambda leaf: leaf[chosen], tree)  # noqa: E731 used at once
+    state, info = one(result.state), one(result.info)
+    loss = np.asarray(info.loss, np.float64)
+    fitted = Fitted(
+        described=described,
+        state=state,
+        params=state.params if judge is None else state.best_params,
+        batch=batches,
+        inputs=units[0],
+        targets=units[1],
+        factor=np.ones(table.targets.shape[1]),
+        residual=np.zeros(table.targets.shape[1]),
+        **told,
+    )
+    if not isinstance(method.algorithm, Evidence):
+        seen = table.weights if validation is None else validation
+        fitted = _with(fitted, residual=_residual(fitted, table, seen))
+    return fitted, Trained(result, np.nanmean(loss, axis=0), diagnose(state, info), weights)
+
+
+def _shares(key, method, table, members, folds):
+    """Row weights of every member, `(M, n)`, and those of the validation rows, `(n,)`, or None."""
+    n = len(table.inputs)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    validation, used = None, table.weights
+    if method.patience is not None:
+        order = rng.permutation(n)
+        held = np.zeros(n, bool)
+        held[order[: max(1, round(HELD_OUT * n))]] = True
+        if n < 2:
+            raise ValueError("n_samples = 1: regularization='validation' wants at least two rows")
+        validation, used = np.where(held, table.weights, 0.0), np.where(held, 0.0, table.weights)
+    if folds is None:
+        return np.broadcast_to(used, (members, n)), validation
+    rounds = -(-members // folds)
+    left = np.asarray(predictions.folds(key, n, folds), np.float64)
+    return np.tile(left, (rounds, 1)) * used[None, :], validation
+
+
+def _best_hparams(result, judged):
+    """Which of the candidates for a hyperparameter ends best over its members."""
+    ends = result.state.best_loss if judged else result.state.loss
+    return int(np.argmin(np.nan_to_num(np.median(np.asarray(ends, np.float64), axis=1), nan=np.inf, posinf=np.inf)))
+
+
+def _residual(fitted, table, weights):
+    """Mean square of what the ensemble leaves of targets, `(k,)`."""
+    mean = fitted.forward._replace(inputs=Scaling.none(table.inputs.shape[1])).each(table.inputs).mean(axis=0)
+    apart = table.targets - fitted.targets.applied(mean)
+    return np.average(np.square(apart), axis=0, weights=weights)
+
+
+def out_of_fold(fitted: Fitted, trained: Trained, table: Table, folds: int) -> tuple[Fitted, np.ndarray]:
+    """The predictions for rows by members that did not see them; and the fitted with the factor that they ask for.
+
+    Returns:
+        The `Fitted`, and standardised means, `(n, k)`, or for classes probabilities.
+    """
+    n, rounds = len(table.inputs), len(trained.weights) // folds
+    columns = padded(table.inputs.astype(fitted.state.loss.dtype))
+    told = jax.tree.map(lambda leaf: leaf[:, :n] if leaf.ndim == 3 else leaf, fitted.each(columns))
+    if fitted.classes is not None:
+        from jills.estimators.forward import probabilities
+
+        logits = fitted.forward._replace(inputs=Scaling.none(table.inputs.shape[1])).each(table.inputs)
+        told = told._replace(mean=jnp.asarray(probabilities(logits), told.mean.dtype))
+        told = told._replace(
+            variance=jnp.zeros_like(told.mean),
+            moderated=told.mean,
+            noise=jnp.zeros((len(told.mean), told.mean.shape[2]), told.mean.dtype),
+        )
+    dtype = told.mean.dtype
+    unseen = predictions.out_of_fold(told, jnp.asarray(trained.weights > 0, dtype), rounds)
+    mean = np.asarray(unseen.mean, np.float64)
+    if fitted.classes is not None:
+        return fitted, mean
+    if not isinstance(fitted.method.algorithm, Evidence):
+        fitted = _with(fitted, residual=np.average(np.square(table.targets - mean), axis=0, weights=table.weights))
+        return fitted, mean
+    weights = jnp.asarray(table.weights, dtype)
+    factor = predictions.calibration(unseen, jnp.asarray(table.targets, dtype), weights)
+    return _with(fitted, factor=np.asarray(factor, np.float64)), mean
+
+
+def _with(fitted: Fitted, **fields: Any) -> Fitted:
+    return Fitted(**{**vars(fitted), **fields})
+
+
+def all_rows(batch: Batch) -> int:
+    """How many rows a batch has, padding included."""
+    return batch.inputs.shape[0]
