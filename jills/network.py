@@ -14,9 +14,10 @@ from jills.linalg import matmul
 from jills.types import Activations, Layer, Params
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Network:
-    """`h^l = f_l(h^(l-1) W^l + b^l)` for `l = 1 … L`. Holds no arrays.
+    """`h^l = f_l(h^(l-1) W^l + b^l)` for `l = 1 … L`. Holds no arrays: as a part of a pytree it is static.
 
     Attributes:
         sizes: widths `(n_0, …, n_L)`, inputs first, outputs last; `(3, 1)` has no hidden layer.

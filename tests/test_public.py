@@ -24,6 +24,11 @@ FIXED = {
     "evidence.build": "network loss prior",
     "evidence.predict": "algorithm state batch inputs",
     "ensemble": "predictions",
+    "SweepResult.member": "self h s",
+    "SweepResult.best": "self by",
+    "SweepResult.predict": "self inputs",
+    "SweepResult.to_dataframe": "self curves",
+    "SweepResult.to_xarray": "self",
 }
 FIELDS = {
     "Batch": "inputs targets weights",
@@ -32,6 +37,7 @@ FIELDS = {
     "Prediction": "mean variance noise moderated",
     "State": "params activations inner step loss best_params best_loss result fingerprint saturated validation "
     "since_best",
+    "Trained": "state info",
     "Info": "loss update_norm finite detail metrics validation",
     "evidence.Hparams": "alpha beta",
     "ills.Hparams": "learning_rate ridge",
@@ -75,10 +81,11 @@ WINGS = {
         {"__init__"},
     ],
     "training": [
-        {"validation", "history", "progress", "structure", "memory"},
-        {"run", "description", "diagnosis", "members"},
-        {"chunks"},
+        {"validation", "history", "progress", "words", "memory"},
+        {"run", "structure", "diagnosis", "members"},
+        {"chunks", "description", "tables"},
         {"result"},
+        {"resuming"},
         {"checkpoint"},
         {"models", "sweep"},
         {"__init__"},

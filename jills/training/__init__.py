@@ -8,7 +8,7 @@ from jills.training.chunks import num_cores
 from jills.training.diagnosis import Diagnosis, diagnose
 from jills.training.models import Model, load_model, save_model
 from jills.training.progress import progress_bar
-from jills.training.result import SweepResult
+from jills.training.result import SweepResult, Trained
 from jills.training.run import run
 from jills.training.sweep import grid, sweep
 
@@ -16,6 +16,7 @@ __all__ = [
     "Diagnosis",
     "Model",
     "SweepResult",
+    "Trained",
     "diagnose",
     "grid",
     "load",

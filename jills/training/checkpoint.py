@@ -15,8 +15,9 @@ from jax import dtypes
 
 from jills.training.result import SweepResult
 from jills.training.structure import SCALARS, Leaf, UnknownClass, leaves, put_together, restored, take_apart
+from jills.training.words import has_words
 
-FORMAT = 1
+FORMAT = 2  # 1: without networks
 DESCRIPTION = "jills_tree"  # the entry that holds the text
 
 
@@ -25,18 +26,26 @@ def save(path: str | Path, tree: Any) -> None:
 
     The file is read by `load`, and by `numpy.load` without pickle: leaves are entries named by their place, such as
     `.params[0].weight`, and `jills_tree` is a text in JSON with the structure. What NumPy does not know of itself is
-    stored by its bits, as unsigned integers: bfloat16 and its like, and random keys. Of an exception its text is kept.
+    stored by its bits, as unsigned integers: bfloat16 and its like, and random keys. Of an exception its text is kept,
+    and of a `SweepResult` the network, unless its activations are a user's own: then it is left out.
 
     Args:
         path: the file, ending in `.npz`; an older one is replaced.
-        tree: of arrays, random keys, numbers, texts and None.
+        tree: of arrays, random keys, numbers, texts, networks and None.
 
     Raises:
-        ValueError: a leaf is something else.
+        ValueError: a leaf is something else, or a network has activations of a user's own.
     """
-    arrays, structure = take_apart(tree)
+    is_result = lambda node: isinstance(node, SweepResult)  # noqa: E731 used at once
+    arrays, structure = take_apart(jax.tree.map(_holdable, tree, is_leaf=is_result))
     text = np.array(json.dumps({"format": FORMAT, "tree": structure}))
     save_arrays(Path(path), {DESCRIPTION: text, **arrays})
+
+
+def _holdable(node):
+    """A result without a network that a file cannot hold; anything else as it is."""
+    lost = isinstance(node, SweepResult) and node.network is not None and not has_words(node.network)
+    return node._replace(network=None) if lost else node
 
 
 def save_arrays(path: Path, entries: dict[str, Any]) -> None:

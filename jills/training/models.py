@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jills import activations, losses
-from jills.activations import Activation
+from jills import losses
 from jills.losses import Loss
 from jills.network import Network
 from jills.training.checkpoint import as_jax, read_arrays, read_description, save_arrays
 from jills.training.structure import plain, restored
+from jills.training.words import ACTIVATIONS, LOSSES, in_words, of_words
 from jills.types import Layer, Params
 
 FORMAT = 1
@@ -49,8 +49,8 @@ def save_model(path: str | Path, network: Network, params: Params, loss: Loss = 
     described = {
         "format": FORMAT,
         "sizes": network.sizes,
-        "activations": [_describe(each, ACTIVATIONS) for each in network.activations],
-        "loss": _describe(loss, LOSSES),
+        "activations": [in_words(each, ACTIVATIONS) for each in network.activations],
+        "loss": in_words(loss, LOSSES),
     }
     entries: dict[str, Any] = {}
     for number, layer in enumerate(params, 1):
@@ -75,7 +75,7 @@ def load_model(path: str | Path, dtype: Any = None) -> Model:
     if DESCRIPTION not in entries:
         raise ValueError(f"{path} holds no model of jills.save_model; states and other trees: jills.load(path, like)")
     described = read_description(path, entries[DESCRIPTION], FORMAT)
-    *hidden, output = (_build(each, ACTIVATIONS) for each in described["activations"])
+    *hidden, output = (of_words(each, ACTIVATIONS) for each in described["activations"])
     network = Network(tuple(described["sizes"]), tuple(hidden), output)
 
     def parameter(name):
@@ -84,31 +84,4 @@ def load_model(path: str | Path, dtype: Any = None) -> Model:
 
     numbers = range(1, network.num_layers + 1)
     params = tuple(Layer(parameter(f"weight_{number}"), parameter(f"bias_{number}")) for number in numbers)
-    return Model(network, params, _build(described["loss"], LOSSES))
-
-
-ACTIVATIONS: dict[str, Any] = {
-    name: value for name, value in vars(activations).items() if isinstance(value, Activation)
-} | {"leaky_relu": activations.leaky_relu}
-LOSSES: dict[str, Any] = {name: value for name, value in vars(losses).items() if isinstance(value, Loss)} | {
-    "huber": losses.huber
-}
-"""Name → the value, or the function of a number that makes it."""
-
-
-def _describe(value, known):
-    """`[name]`, or `[name, number]` for what a function of a number makes."""
-    number = getattr(getattr(value, "value", None), "delta", getattr(getattr(value, "forward", None), "slope", None))
-    for name, candidate in known.items():
-        if candidate == value:
-            return [name]
-        if number is not None and not isinstance(candidate, Activation | Loss) and candidate(number) == value:
-            return [name, number]
-    raise ValueError(f"{value!r} is not one of {', '.join(known)}: a file cannot hold functions of your own")
-
-
-def _build(described, known):
-    name, *numbers = described
-    if name not in known:
-        raise ValueError(f"the file names {name!r}, but this jills knows {', '.join(known)}")
-    return known[name](*numbers) if numbers else known[name]
+    return Model(network, params, of_words(described["loss"], LOSSES))

@@ -1,8 +1,8 @@
 """A pytree as text: what its leaves are and how they stand together, so that a file can say what is in it.
 
 Told in JSON: `null`; a leaf as its entry in the file and its kind; tuples, lists, dictionaries and NamedTuples by what
-they hold. A NamedTuple is told by its name, and looked up by it among the modules that this program has imported:
-nothing is imported or run for the sake of a file.
+they hold; a network in words. A NamedTuple is told by its name, and looked up by it among the modules that this program
+has imported: nothing is imported or run for the sake of a file.
 """
 
 import sys
@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jills.network import Network
+from jills.training.words import network_in_words, network_of_words
 
 SCALARS = {bool: "bool", int: "int", float: "float", complex: "complex", str: "str"}
 
@@ -32,11 +35,13 @@ def take_apart(tree: Any) -> tuple[dict[str, np.ndarray], Any]:
     """The arrays of a tree by their place, and its structure for JSON.
 
     Raises:
-        ValueError: a leaf that a file cannot hold.
+        ValueError: a leaf that a file cannot hold, or a network with activations of a user's own.
     """
     arrays = {}
 
     def describe(node, place):
+        if type(node) is Network:
+            return {"network": network_in_words(node)}
         children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda inner: inner is not node)[0]
         if len(children) == 1 and children[0][0] == ():
             leaf, array = _of_leaf(node, jax.tree_util.keystr(place))
@@ -81,8 +86,8 @@ def _of_leaf(value, entry) -> tuple[Leaf, np.ndarray]:
     if array.dtype.hasobject or isinstance(value, np.ma.MaskedArray):
         given = " ".join(f"{type(value).__name__} {value!r}".split())[:80]
         raise ValueError(
-            f"{entry or 'the tree'} is a {given}; a file holds arrays of numbers, keys, numbers, texts and None "
-            "(a network: jills.save_model)"
+            f"{entry or 'the tree'} is a {given}; a file holds arrays of numbers, keys, numbers, texts, "
+            "networks and None"
         )
     array, detail = plain(array)
     if isinstance(value, np.generic):
@@ -114,6 +119,8 @@ def leaves(node: Any) -> list[Leaf]:
 
 
 def _parts(node):
+    if "network" in node:
+        return []
     if "fields" in node:
         return list(node["fields"].values())
     if "dict" in node:
@@ -135,6 +142,8 @@ def put_together(node: Any, value_of: Callable[[Leaf], Any]) -> Any:
         return None
     if "leaf" in node:
         return value_of(Leaf(*node["leaf"]))
+    if "network" in node:
+        return network_of_words(node["network"])
     parts = [put_together(part, value_of) for part in _parts(node)]
     if "tuple" in node:
         return tuple(parts)

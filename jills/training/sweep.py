@@ -28,7 +28,8 @@ from jills.training.description import describe
 from jills.training.members import check_member, first, member_of, ready, split
 from jills.training.memory import free_bytes, tree_bytes
 from jills.training.progress import OnChunk
-from jills.training.result import SweepResult, check_same
+from jills.training.result import SweepResult
+from jills.training.resuming import check_same
 from jills.training.run import as_partial, blank_detail, check_static
 from jills.training.validation import checked_patience
 from jills.types import Batch, Metrics, Problem, State
@@ -104,7 +105,8 @@ def sweep(
         patience: stop a member after so many steps without a lower validation loss; None: do not.
 
     Returns:
-        A `SweepResult`. `result.info.loss[h, s, t]` is the loss after t steps.
+        A `SweepResult`, whose methods predict, tell the best member, and make tables. `result.info.loss[h, s, t]` is
+        the loss after t steps.
 
     Raises:
         ValueError: hparams out of range or of unequal lengths, shapes that do not fit, a result to go on from that
@@ -172,6 +174,7 @@ def sweep(
         keys=np.asarray(jax.random.key_data(keys)),
         hparams=jax.tree.map(np.asarray, columns),
         algorithm=described,
+        network=algorithm.network,
     )
 
 
