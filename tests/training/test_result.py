@@ -39,11 +39,11 @@ def result():
     return train(validation=problem(jax.random.key(5))[1])
 
 
-def judged(losses, **changes) -> Any:
+def judged(values, **changes) -> Any:
     """A result of which only final losses matter."""
-    losses: Any = np.asarray(losses)
+    losses: Any = np.asarray(values)
     blank: Any = ()
-    zeros = np.zeros(losses.shape, np.int32)
+    zeros: Any = np.zeros(losses.shape, np.int32)
     state = jills.State(blank, (), (), zeros, losses, blank, changes.pop("best_loss", losses), zeros)
     info = jills.Info(losses[..., None], losses[..., None], losses[..., None] > 0)
     return jills.SweepResult(state._replace(**changes), info, 1, False, 0.0, 0.0)
@@ -211,11 +211,11 @@ class Hparams(NamedTuple):
 
 
 def test_hyperparameters_and_records_of_one_name_stand_side_by_side():
-    one = judged(np.ones((H, S)))
+    one, ones = judged(np.ones((H, S))), jnp.ones((H, S, 3))
     detail = Detail(np.zeros((H, S, 1)), np.zeros((H, S, 1, 7)))
     hparams = Hparams(np.arange(2.0), np.arange(2.0) + 3)
     one = one._replace(info=one.info._replace(detail=detail), hparams=hparams)
-    one = one._replace(state=one.state._replace(params=(jills.Layer(np.ones((H, S, 3)), np.ones((H, S, 3))),)))
+    one = one._replace(state=one.state._replace(params=(jills.Layer(ones, ones),)))
     dataset, frame = one.to_xarray(), one.to_dataframe(curves=True)
     assert dataset.detail_alpha.shape == (H, S, 1, 7)
     for table in (dataset, frame):
@@ -256,7 +256,9 @@ def test_a_file_holds_networks(network, tmp_path):
 
 
 def test_activations_of_ones_own_stay_behind(result, tmp_path):
-    own = jills.Network((7, 13, 11), jills.Activation(np.tanh, np.cos))
+    own = jills.Network(
+        (7, 13, 11), jills.Activation(lambda total: jnp.tanh(total), lambda total: 1 - jnp.tanh(total) ** 2)
+    )
     jills.save(tmp_path / "sweep.npz", result._replace(network=own))
     loaded = jills.load(tmp_path / "sweep.npz")
     assert loaded.network is None
