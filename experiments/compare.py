@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -104,10 +103,7 @@ def predict(task: problems.Task, result: jills.SweepResult) -> np.ndarray | None
     """Predictions `(S, n_test, k)` for the test rows, at the setting with the lowest median training loss."""
     if task.dataset is None:
         return None
-    best = best_index(result.state.best_loss)
-    params = jax.tree.map(lambda leaf: leaf[best], result.state.best_params)
-    inputs = jnp.asarray(task.dataset.test.inputs, result.state.loss.dtype)
-    return np.asarray(jax.vmap(task.network.predict, in_axes=(0, None))(params, inputs))
+    return np.asarray(result.predict(task.dataset.test.inputs, best=True)[best_index(result.state.best_loss)])
 
 
 def best_index(losses) -> int:
