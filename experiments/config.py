@@ -59,7 +59,7 @@ class ElNino(Table):
 class RandomSplit(Table):
     """A table or images, split at random; see `experiments.data.tables` and `experiments.data.images`."""
 
-    name: Literal["diabetes", "boston", "auto-mpg", "concrete", "diamonds", "digits", "mnist-10k"]
+    name: Literal["diabetes", "boston", "breast-cancer", "auto-mpg", "concrete", "diamonds", "digits", "mnist-10k"]
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     split_seed: Annotated[int, Field(ge=0)] = 0
 

@@ -24,11 +24,13 @@ from tqdm import tqdm
 from experiments import figures, records
 from experiments.claims import (
     activations,
+    classes,
     classification,
     cost,
     depth,
     generalisation,
     ground_truth,
+    guide,
     html_report,
     images,
     phase_map,
@@ -55,6 +57,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     phase_map.EXPERIMENT,
     generalisation.EXPERIMENT,
     regularisation.EXPERIMENT,
+    classes.EXPERIMENT,
+    guide.EXPERIMENT,
 )
 """In the order of the report."""
 

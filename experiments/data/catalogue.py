@@ -12,7 +12,7 @@ from experiments.data.cifar import cifar_10
 from experiments.data.images import digits, fashion_mnist, mnist_10k
 from experiments.data.series import electricity, elnino, sunspots
 from experiments.data.splits import Dataset
-from experiments.data.tables import auto_mpg, boston, concrete, diabetes, diamonds
+from experiments.data.tables import auto_mpg, boston, breast_cancer, concrete, diabetes, diamonds
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "sunspots": sunspots,
@@ -23,6 +23,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "auto-mpg": auto_mpg,
     "concrete": concrete,
     "diamonds": diamonds,
+    "breast-cancer": breast_cancer,
     "digits": digits,
     "mnist-10k": mnist_10k,
     "fashion-mnist": fashion_mnist,

@@ -1,4 +1,4 @@
-"""The tables of the experiments: regression, a random split, one target.
+"""The tables of the experiments: a random split, one target, which is a class in `breast_cancer` alone.
 
 Every loader takes `test_fraction`, the share of the rows that is tested, and `split_seed`, which picks them, and raises
 `MissingData` where its file or package is absent, and `ValueError` for a fraction that leaves no row on one side of the
@@ -27,6 +27,19 @@ def diabetes(folder: str | Path, *, test_fraction: float = 0.2, split_seed: int 
     # Its default is scaled with the statistics of all rows, those of the test included.
     inputs, target = datasets.load_diabetes(return_X_y=True, scaled=False)
     return _table("diabetes", inputs, target, "progression", test_fraction, split_seed)
+
+
+def breast_cancer(folder: str | Path, *, test_fraction: float = 0.2, split_seed: int = 0) -> Dataset:
+    """Malignant or benign, 30 measurements of cell nuclei in 569 images; CC BY 4.0, as part of scikit-learn."""
+    datasets = require_package("breast-cancer", "sklearn.datasets", "scikit-learn")
+    inputs, labels = datasets.load_breast_cancer(return_X_y=True)
+    labels = labels.astype(np.int64)
+    whole = shuffled(Split(inputs, np.eye(2)[labels], np.arange(len(labels)), labels), split_seed)
+    cuts = cut_share(whole, test_fraction)
+    scaled = regression("breast-cancer", *cuts, unit="class", row_name="row of the table")
+    # Inputs are scaled as those of regression are; classes stay 0 and 1.
+    train, test = scaled.train._replace(targets=cuts[0].targets), scaled.test._replace(targets=cuts[1].targets)
+    return scaled._replace(train=train, test=test, target_mean=np.zeros(2), target_scale=np.ones(2), num_classes=2)
 
 
 def boston(folder: str | Path, *, test_fraction: float = 0.2, split_seed: int = 0) -> Dataset:

@@ -150,7 +150,7 @@ def test_a_bad_config_is_told_in_a_line(monkeypatch, tmp_path, capsys):
 def test_every_experiment_has_a_full_config_with_seeds_enough():
     for one in EXPERIMENTS:
         config = base.load_config(one, quick=False)
-        assert config.seeds >= {"images": 5, "classification": 5, "cost": 1}.get(one.name, 20)
+        assert config.seeds >= {"images": 5, "classification": 5, "cost": 1, "guide": 5}.get(one.name, 20)
 
 
 def test_publishing_puts_a_table_between_its_markers(tmp_path):

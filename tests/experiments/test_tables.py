@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.datasets import load_diabetes
+from sklearn.datasets import load_breast_cancer, load_diabetes
 
 from experiments import data
 from experiments.data import fetch, splits, tables
@@ -70,6 +70,20 @@ def test_diabetes_is_the_set_of_442_patients():
     assert dataset.test.targets.shape == (88, 1)
     assert dataset.train.inputs.dtype == dataset.train.targets.dtype == np.float64
     check_against(dataset, np.asarray(inputs), np.asarray(target), 88)
+
+
+def test_breast_cancer_has_scaled_inputs_and_two_classes_as_they_are():
+    source, labels = load_breast_cancer(return_X_y=True)
+    dataset = data.load("breast-cancer", "unused", split_seed=3)
+    assert dataset.num_classes == 2
+    assert np.array_equal([dataset.target_mean, dataset.target_scale], [[0, 0], [1, 1]])
+    rows = dataset.train.rows
+    for split in (dataset.train, dataset.test):
+        np.testing.assert_array_equal(split.labels, labels[split.rows])
+        np.testing.assert_array_equal(split.targets, np.eye(2)[labels[split.rows]])
+        expected = (source[split.rows] - source[rows].mean(axis=0)) / source[rows].std(axis=0)
+        np.testing.assert_allclose(split.inputs, expected, atol=1e-9)
+    assert len(dataset.test.rows) == 114
 
 
 def test_concrete_is_the_file(folder, concrete_table):
@@ -160,6 +174,7 @@ def test_the_real_tables_of_mlxtend(name, num_rows, num_inputs):
         ("sunspots", "statsmodels", "statsmodels"),
         ("diabetes", "sklearn", "scikit-learn"),
         ("digits", "sklearn", "scikit-learn"),
+        ("breast-cancer", "sklearn", "scikit-learn"),
         ("boston", "mlxtend", "mlxtend"),
         ("auto-mpg", "mlxtend", "mlxtend"),
     ],
