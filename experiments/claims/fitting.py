@@ -26,6 +26,7 @@ class FitConfig(ClaimConfig):
 
     tables: list[str]
     methods: list[str]
+    left_out: list[str] = []  # pieces, "table-method", that would take too long
     splits_of_tables: dict[str, Positive] = {}  # where they are fewer than `seeds`
     splits_of_methods: dict[str, Positive] = {}  # likewise, of methods that take long
     members: Positive  # of every ensemble of networks
@@ -56,7 +57,8 @@ def pieces_of(config: FitConfig, folder: str, measure: Callable[[Any, str, str, 
     """One for each table and method: `measure(config, table, method, folder)`."""
     for table in config.tables:
         for method in config.methods:
-            yield Piece(f"{table}-{method}", partial(measure, config, table, method, folder))
+            if f"{table}-{method}" not in config.left_out:
+                yield Piece(f"{table}-{method}", partial(measure, config, table, method, folder))
 
 
 def count_of(config: FitConfig, table: str, method: str) -> int:
@@ -79,7 +81,7 @@ def network_of(config: FitConfig, split: Split) -> jills.Network:
     return jills.Network((split.inputs.shape[1], *config.hidden, split.targets.shape[1]), jills.activations.tanh)
 
 
-def starts(config: FitConfig, network: jills.Network, number: int, members: int) -> tuple[Any, jax.Array]:
+def starts(config: ClaimConfig, network: jills.Network, number: int, members: int) -> tuple[Any, jax.Array]:
     """A problem for `batches=`, and its keys `(M,)`."""
     start = jax.tree_util.Partial(partial(_start, network, config.dtype))
     return start, jax.random.split(jax.random.key(config.seed + number), members)

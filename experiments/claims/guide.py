@@ -89,7 +89,7 @@ def run(config: Config, hidden: list[int], split: Split) -> Iterator[Row]:
         yield {
             "steps": (look + 1) * config.every,
             "log_evidence": float(np.mean(np.asarray(whole.inner.course.log_evidence))) / n,
-            "out_of_fold": split.unit * _rms(jills.out_of_fold(each, folds).mean - split.targets),
+            "out_of_fold": split.unit * _rms(jills.out_of_fold(each, jax.numpy.asarray(folds)).mean - split.targets),
             "rmse": split.unit * _rms(tested - split.test_targets),
         }
 
@@ -116,9 +116,11 @@ def draw(table: pd.DataFrame) -> Figure:
     for line, name in zip(panels, tables, strict=True):
         for panel, (measure, title) in zip(line, MEASURES.items(), strict=True):
             for colour, hidden in zip(COLOURS, widths, strict=False):
-                part = where(table, data=name, hidden=hidden).groupby("steps")[measure]
-                middle, error = part.mean(), part.sem().fillna(0.0)
-                panel.errorbar(middle.index, middle, error, color=colour, marker="o", markersize=3, label=hidden)
+                wide = where(table, data=name, hidden=hidden).pivot_table(index="steps", columns="seed", values=measure)
+                error = wide.sem(axis=1).fillna(0.0)
+                panel.errorbar(
+                    wide.index, wide.mean(axis=1), error, color=colour, marker="o", markersize=3, label=hidden
+                )
             panel.set(xlabel="steps", ylabel=title, title=name)
             panel.grid(alpha=0.3)
     handles, labels = panels[0, 0].get_legend_handles_labels()
@@ -141,10 +143,10 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (name,), own in parts(table, "data"):
         for (hidden,), part in parts(own, "hidden"):
-            means = part.groupby("steps")[list(MEASURES)].mean()
+            means = {step: part[part["steps"] == step].mean(numeric_only=True) for step in shown}
             row = {"data": name, "hidden": hidden}
             for measure, title in SHORT.items():
-                row |= {f"{title} @{step}": f"{means[measure][step]:.3g}" for step in shown}
+                row |= {f"{title} @{step}": f"{means[step][measure]:.3g}" for step in shown}
             rows.append(row | {text: str(len(where(best, data=name, hidden=hidden))) for text, best in picked.items()})
         own_picks = {text: f"{where(best, data=name)['rmse'].mean():.3g}" for text, best in picked.items()}
         rows.append({"data": name, "hidden": "test RMSE of the picks"} | own_picks)

@@ -163,7 +163,7 @@ NETWORKS: dict[str, Callable[[Config, Split], Told]] = {
     "validation": stopped,
     "decay": decayed,
 }
-METHODS = NETWORKS | {
+MODELS: dict[str, Callable[[Config, Split], Told]] = {
     "ridge": partial(by_folds, ridge),
     "mlp": partial(by_folds, mlp),
     "mlp_lbfgs": partial(by_folds, mlp_lbfgs),

@@ -6,7 +6,7 @@ of as many networks; no number is chosen by a table's test rows:
 
 * evidence, with one α, and with one for each input column;
 * Gauss–Newton without regularisation; with a stop by a fifth of its training rows; with the weight decay that has the
-  lowest out-of-fold error in five folds;
+  lowest out-of-fold error in five folds; with the decay of the largest marginal likelihood, by the package laplax;
 * scikit-learn: ridge regression (by cross-validation); its MLP as it comes, and with lbfgs and the best of four
   alphas; gradient boosting as it comes, and the best of four settings; a Gaussian process with a length an input.
 
@@ -25,10 +25,12 @@ from matplotlib.figure import Figure
 from experiments import data, figures
 from experiments.claims.base import Experiment, Piece, Row
 from experiments.claims.fitting import Split, count_of, pieces_of, timed
-from experiments.claims.regressors import METHODS, NETWORKS, Config
+from experiments.claims.laplace import by_laplax
+from experiments.claims.regressors import MODELS, NETWORKS, Config
 from experiments.claims.statistics import parts
 from experiments.data.splits import shuffled
 
+COMPILED = NETWORKS | {"laplace": by_laplax}
 SERIES = ("sunspots", "electricity")  # split by time
 NAMES = {
     "evidence": "evidence",
@@ -36,6 +38,7 @@ NAMES = {
     "no_regularisation": "Gauss–Newton, no regularisation",
     "validation": "Gauss–Newton, validation stop",
     "decay": "Gauss–Newton, decay by folds",
+    "laplace": "Gauss–Newton, decay by laplax",
     "ridge": "ridge regression",
     "mlp": "MLP as it comes",
     "mlp_lbfgs": "MLP, lbfgs, alpha by folds",
@@ -66,7 +69,7 @@ def measure(config: Config, table: str, method: str, folder: str) -> list[Row]:
     rows = []
     for number in range(count_of(config, table, method)):
         split = split_of(config, table, number, folder)
-        told, seconds = timed(METHODS, NETWORKS, method, config, split)
+        told, seconds = timed(COMPILED | MODELS, COMPILED, method, config, split)
         truth = split.test_targets[:, 0]
         inside = [
             np.mean((low <= truth) & (truth <= high))

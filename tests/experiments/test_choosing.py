@@ -1,11 +1,14 @@
 """What the claims on regularisation count: splits, scores, picks; their methods run in test_claims."""
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
+from jax.flatten_util import ravel_pytree
 
+import jills
 from experiments import data
-from experiments.claims import classes, fitting, guide, regularisation
+from experiments.claims import classes, fitting, guide, laplace, regularisation
 from experiments.claims.base import load_config
 
 pytestmark = pytest.mark.usefixtures("usual_jax")
@@ -69,3 +72,25 @@ def test_a_guide_picks_a_network_on_each_split_after_the_last_step():
     for measure, largest in (("log_evidence", True), ("rmse", False)):
         picked = guide.picks(pd.DataFrame(rows), measure, largest).sort_values("seed")
         assert picked["hidden"].tolist() == ["20", "5"]
+
+
+def test_laplax_tells_what_the_formulas_of_its_module_say():
+    pytest.importorskip("laplax")
+    random, ratio = np.random.default_rng(0), 0.3
+    network = jills.Network((2, 2, 1), jills.activations.tanh)
+    params = jax.vmap(network.init)(jax.random.split(jax.random.key(0), 2))
+    inputs, targets, new = random.normal(size=(20, 2)), random.normal(size=(20, 1)), random.normal(size=(3, 2))
+    likelihood, mean, variance = laplace.laplace(network, params, ratio, inputs, targets, new)
+    for member in range(2):
+        flat, back = ravel_pytree(jax.tree.map(lambda leaf, at=member: leaf[at], params))
+        predict = lambda flat, rows, back=back: network.predict(back(flat), rows)[:, 0]  # noqa: E731 used at once
+        known, unknown = (np.asarray(jax.jacobian(predict)(flat, rows)) for rows in (inputs, new))
+        squares, norm = np.sum((predict(flat, inputs) - targets[:, 0]) ** 2), np.sum(np.square(flat))
+        noise = (squares + ratio * norm) / 20
+        precision = (known.T @ known + ratio * np.eye(len(flat))) / noise
+        expected = -0.5 * (squares + ratio * norm) / noise - 10 * np.log(noise) - 0.5 * np.linalg.slogdet(precision)[1]
+        expected += 0.5 * len(flat) * np.log(ratio / noise)
+        np.testing.assert_allclose(likelihood[member], expected, rtol=1e-6)
+        np.testing.assert_allclose(mean[member], predict(flat, new), rtol=1e-6)
+        spread = np.einsum("np,pq,nq->n", unknown, np.linalg.inv(precision), unknown)
+        np.testing.assert_allclose(variance[member], spread + noise, rtol=1e-6)
