@@ -90,12 +90,16 @@ MEASURES = {  # title, what evidence has or intervals should, what is drawn at t
 
 
 def beside_evidence(table: pd.DataFrame) -> pd.DataFrame:
-    """Every row against evidence on the same splits: its RMSE over their mean, its log-likelihood less that."""
+    """Every row against evidence on the same splits: its RMSE over their mean, its log-likelihood less that.
+
+    Means of `rmse` are ratios of means; their standard errors are those of the difference, split by split.
+    """
     own = pd.DataFrame(table[table["method"] == "evidence"])
     both = table.merge(own[["data", "seed", "rmse", "log_likelihood"]], on=["data", "seed"], suffixes=("", "_evidence"))
     usual = both.groupby(["data", "method"])["rmse_evidence"].transform("mean")
     return both.assign(
-        rmse=both["rmse"] / usual, log_likelihood=both["log_likelihood"] - both["log_likelihood_evidence"]
+        rmse=1.0 + (both["rmse"] - both["rmse_evidence"]) / usual,
+        log_likelihood=both["log_likelihood"] - both["log_likelihood_evidence"],
     )
 
 
@@ -126,17 +130,22 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over splits, with the standard error of the RMSE."""
-    ratios = {key: part["rmse"].mean() for key, part in parts(beside_evidence(table), "data", "method")}
+    """Means over splits, with standard errors."""
+    ratios = {key: part["rmse"] for key, part in parts(beside_evidence(table), "data", "method")}
     rows = []
     for (name, method), part in parts(table, "data", "method"):
-        error = f" ± {part['rmse'].sem():.2g}" if len(part) > 1 else ""
         row = {"data": name, "method": NAMES[method], "splits": len(part)}
-        row |= {"test RMSE": f"{part['rmse'].mean():.3g}{error}", "over evidence": f"{ratios[name, method]:.2f}"}
+        row |= {"test RMSE": show(part["rmse"], ".3g"), "over evidence": show(ratios[name, method], ".2f")}
         row |= {"log-likelihood": f"{part['log_likelihood'].mean():.3g}"}
         row |= {"in 50 %": f"{part['within_50'].mean():.2f}", "in 90 %": f"{part['within_90'].mean():.2f}"}
         rows.append(row | {"seconds": f"{part['seconds'].median():.2g}"})
     return pd.DataFrame(rows)
+
+
+def show(values: Any, digits: str) -> str:
+    """A mean with its standard error, which of one split is not known, and of evidence over itself is zero."""
+    error = f" ± {values.sem():.1g}" if len(values) > 1 and values.sem() > 0 else ""
+    return f"{values.mean():{digits}}{error}"
 
 
 EXPERIMENT = Experiment("regularisation", Config, pieces, draw, summarize)
