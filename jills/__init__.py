@@ -29,6 +29,16 @@ from jills.types import Activations, Batch, Info, Layer, Member, Params, State
 
 __version__ = "0.1.0"
 
+
+def __getattr__(name: str):
+    """`jills.estimators` and `jills.plots`: imported where they are asked for, since they want more packages."""
+    import importlib
+
+    if name in ("estimators", "plots"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "Activation",
     "Activations",
@@ -55,6 +65,7 @@ __all__ = [
     "calibration",
     "diagnose",
     "ensemble",
+    "estimators",
     "evidence",
     "folds",
     "gauss_newton",
@@ -64,6 +75,7 @@ __all__ = [
     "load_model",
     "losses",
     "out_of_fold",
+    "plots",
     "product",
     "progress_bar",
     "results",

@@ -35,7 +35,7 @@ class Display:
 
 
 class TrainingDisplay(Display):
-    """The loss along training, from the start on, and, where the networks chose their own regularisation, their log evidence.
+    """The loss along training, from the start on; and log evidence, where networks chose their own regularisation.
 
     Attributes:
         loss: `(T,)`, mean of the members.

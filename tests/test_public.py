@@ -55,6 +55,8 @@ LAYERS = [
     {"ills", "gauss_newton", "adam"},
     {"evidence"},
     {"training"},
+    {"estimators"},
+    {"plots"},
     {"__init__"},
 ]
 """Modules of jills from the ground up: imports go down only."""
@@ -88,6 +90,15 @@ WINGS = {
         {"resuming"},
         {"checkpoint"},
         {"models", "sweep"},
+        {"__init__"},
+    ],
+    "estimators": [
+        {"forward", "rows"},
+        {"methods"},
+        {"fitted"},
+        {"training"},
+        {"base"},
+        {"regression", "classification", "grouped"},
         {"__init__"},
     ],
 }

@@ -27,11 +27,14 @@ def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
+        globals()[name] = found = getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "sklearn":
             raise
-        raise ImportError("the estimators want scikit-learn; install it with: pip install 'jills[estimators]'") from error
+        raise ImportError(
+            "the estimators want scikit-learn; install it with: pip install 'jills[estimators]'"
+        ) from error
+    return found
 
 
 def __dir__() -> list[str]:

@@ -1,16 +1,17 @@
 """What the estimators share: their parameters, and the way from a table to fitted networks."""
 
-from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from jills.estimators.fitted import Fitted
+from jills.estimators.fitted import LOSSES, Fitted
 from jills.estimators.forward import Forward, Scaling
 from jills.estimators.methods import checked_sizes, method_of
+from jills.estimators.rows import merged
 from jills.estimators.training import Table, Trained, out_of_fold, train
 
 CANDIDATES = ((10,), (50,), (20, 20))  # of hidden="auto"
@@ -57,10 +58,8 @@ class NetworkEstimator(BaseEstimator):
             raise ValueError(f"folds is {self.folds!r}, but must be an integer of at least 2, or None")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype is {self.dtype!r}, but must be 'float32' or 'float64'")
-        import jax
-
         if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):
-            raise ValueError("dtype is 'float64', which JAX has off; call jax.config.update('jax_enable_x64', True)")
+            raise ValueError("dtype is 'float64', which JAX has off; set jax_enable_x64 before anything else")
         return np.dtype(self.dtype)
 
     def _rows(self, X, sample_weight):
@@ -72,16 +71,19 @@ class NetworkEstimator(BaseEstimator):
     def _fit(self, X, targets, weights, scaled, loss, **told):
         """Trains on targets `(n, k)`."""
         dtype = self._check_params()
-        inputs = Scaling.of(X, weights)
-        outputs = Scaling.of(targets, weights) if scaled else Scaling.none(targets.shape[1])
-        table = Table(inputs.applied(X), outputs.applied(targets), weights)
-        if self.folds is not None and self.folds > len(X):
-            raise ValueError(f"folds is {self.folds}, but there are only {len(X)} rows; n_samples must be as many")
+        rows = merged(X, targets, weights)
+        inputs = Scaling.of(rows.inputs, rows.weights)
+        outputs = Scaling.of(rows.targets, rows.weights) if scaled else Scaling.none(targets.shape[1])
+        table = Table(inputs.applied(rows.inputs), outputs.applied(rows.targets), rows.weights)
+        if self.folds is not None and self.folds > len(rows.weights):
+            raise ValueError(
+                f"folds is {self.folds}, but there are only {len(rows.weights)} different rows (n_samples)"
+            )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         choices = CANDIDATES if isinstance(self.hidden, str) and self.hidden == "auto" else (self.hidden,)
         folds = AUTO_FOLDS if len(choices) > 1 and self.folds is None else self.folds
-        if len(choices) > 1 and len(X) < AUTO_FOLDS:
-            raise ValueError(f"hidden='auto' wants at least {AUTO_FOLDS} rows, but n_samples = {len(X)}")
+        if len(choices) > 1 and len(rows.weights) < AUTO_FOLDS:
+            raise ValueError(f"hidden='auto' wants at least {AUTO_FOLDS} rows, but n_samples = {len(rows.weights)}")
         best: tuple[float, Any] = (np.inf, None)
         for hidden in choices:
             outcome = self._trained(hidden, table, (inputs, outputs), loss, folds, seed, dtype, told)
@@ -89,7 +91,14 @@ class NetworkEstimator(BaseEstimator):
                 best = (outcome[3], (checked_sizes(hidden), *outcome[:3]))
         self.hidden_, self.fitted_, self._trained_, unseen = best[1]
         self._tell(self._trained_)
-        return unseen if unseen is None else outputs.undone(unseen)
+        if unseen is None:
+            return None
+        known = rows.places >= 0
+        every = np.empty((len(X), unseen.shape[1]))
+        every[known] = (unseen if self.fitted_.classes is not None else outputs.undone(unseen))[rows.places[known]]
+        if not np.all(known):  # no member saw them
+            every[~known] = self._of_all(X[~known])
+        return every
 
     def _trained(self, hidden, table, units, loss, folds, seed, dtype, told):
         """A fitted, how it trained, out-of-fold predictions or None, and their error."""
@@ -101,13 +110,11 @@ class NetworkEstimator(BaseEstimator):
             "regularization": self.regularization,
             "max_steps": None if self.max_steps is None else int(self.max_steps),
         }
-        method = method_of(loss=LOSS[loss], **words)
+        method = method_of(loss=LOSSES[loss], **words)
         before = self._before(sizes)
         options = {"verbose": bool(self.verbose), "before": before, **told}
         described = {**words, "loss": loss}
-        fitted, trained = train(
-            method, described, table, units, self.members, folds, seed, dtype, **options
-        )
+        fitted, trained = train(method, described, table, units, self.members, folds, seed, dtype, **options)
         if folds is None:
             return fitted, trained, None, 0.0
         fitted, unseen = out_of_fold(fitted, trained, table, folds)
@@ -143,10 +150,16 @@ class NetworkEstimator(BaseEstimator):
             strength = np.mean(1.0 / alpha[:, :d], axis=0)
             self.relevance_ = strength / np.max(strength)
 
-    def predict_mean_of(self, X):
-        """Checked inputs."""
+    def _of_all(self, X):
+        """What all members predict, `(n, k)`; of classes probabilities."""
+        if self.fitted_.classes is not None:
+            return self.fitted_.predict_proba(X)
+        return self.fitted_.predict(X).reshape(len(X), -1)
+
+    def _ready(self, X):
+        """What predicts, and checked inputs."""
         check_is_fitted(self)
-        return validate_data(self, X, reset=False, dtype=np.float64)
+        return self.fitted_, validate_data(self, X, reset=False, dtype=np.float64)
 
     def save(self, path: Any) -> None:
         """Writes what was fitted to one `.npz` file without pickle; `jills.estimators.load(path)` predicts with it."""
@@ -163,11 +176,3 @@ class NetworkEstimator(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = False
         return tags
-
-
-from jills.estimators.fitted import LOSSES as LOSS  # noqa: E402
-
-
-def names(values: Sequence[Any]) -> str:
-    """For messages."""
-    return ", ".join(map(repr, values))

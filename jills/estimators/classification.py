@@ -97,11 +97,13 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest labels."""
-        return self.fitted_.predict(self.predict_mean_of(X))
+        fitted, inputs = self._ready(X)
+        return fitted.predict(inputs)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The mean probabilities of the classes, in the order of `classes_`."""
-        return self.fitted_.predict_proba(self.predict_mean_of(X))
+        fitted, inputs = self._ready(X)
+        return fitted.predict_proba(inputs)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Their logarithm."""

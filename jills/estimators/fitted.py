@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import losses
-from jills.algorithm import Algorithm
 from jills.estimators.forward import Forward, Scaling, probabilities
 from jills.estimators.methods import Method, method_of
 from jills.estimators.rows import padded
 from jills.evidence import Evidence
 from jills.evidence import predict as predict_by_evidence
 from jills.predictions import Ensemble, Prediction, ensemble
-from jills.training.checkpoint import load as load_tree
-from jills.training.checkpoint import save as save_tree
+from jills.training import load as load_tree
+from jills.training import save as save_tree
 from jills.types import Batch, Params, State
 
 LOSSES = {
@@ -63,18 +62,10 @@ class Fitted:
     def distribution(self, inputs: Any) -> Ensemble:
         """All that is known of new targets, in their units; NumPy inputs `(n, d)`, compiled once for a size of rows."""
         columns = np.asarray(self.inputs.applied(inputs), self.state.loss.dtype)
-        scale, mean = (jnp.asarray(each, columns.dtype) for each in (self.targets.scale, self.targets.mean))
         told = self.each(padded(columns))
         told = jax.tree.map(lambda leaf: leaf[:, : len(columns)] if leaf.ndim == 3 else leaf, told)
-        square = jnp.square(scale)
-        return ensemble(
-            Prediction(
-                mean=told.mean * scale + mean,
-                variance=told.variance * square,
-                noise=told.noise * square,
-                moderated=told.moderated * scale + mean,
-            )
-        ).calibrated(jnp.asarray(self.factor, columns.dtype))
+        units = (jnp.asarray(each, columns.dtype) for each in (self.targets.mean, self.targets.scale, self.factor))
+        return _together(told, *units)
 
     def each(self, columns: np.ndarray) -> Prediction:
         """What every member tells of standardised rows, leaves `[M, …]`, in standardised units."""
@@ -173,13 +164,26 @@ def load(path: str | Path) -> Fitted:
 
 
 @partial(jax.jit, static_argnums=0)
-def _by_evidence(algorithm: Algorithm, states, batch, columns):
+def _by_evidence(algorithm: Evidence, states, batch, columns):
     rows = Batch(None, None, 0 if batch.weights.ndim == 2 else None)
     one = lambda state, batch: predict_by_evidence(algorithm, state, batch, columns)  # noqa: E731 used at once
-    told = jax.vmap(one, in_axes=(0, rows))(states, batch)
-    return told
+    return jax.vmap(one, in_axes=(0, rows))(states, batch)
 
 
 @partial(jax.jit, static_argnums=0)
 def _outputs(algorithm, params, columns):
     return jax.vmap(algorithm.network.predict, in_axes=(0, None))(params, columns)
+
+
+@jax.jit
+def _together(told, mean, scale, factor):
+    """The ensemble in the units of the targets, with its variance calibrated."""
+    row, square = scale[None, None, :], jnp.square(scale)
+    return ensemble(
+        Prediction(
+            mean=told.mean * row + mean[None, None, :],
+            variance=told.variance * square[None, None, :],
+            noise=told.noise * square[None, :],
+            moderated=told.moderated * row + mean[None, None, :],
+        )
+    ).calibrated(factor)

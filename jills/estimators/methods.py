@@ -9,7 +9,7 @@ import optax
 from jills import adam, evidence, gauss_newton, ills
 from jills.algorithm import Algorithm
 from jills.estimators.forward import activation_of
-from jills.losses import Loss
+from jills.losses import Loss, squared_error
 from jills.network import Network
 from jills.transformations import exported
 
@@ -76,7 +76,8 @@ def method_of(
     patience = None if name == "evidence" or number is not None else PATIENCE[name]
     decay = 0.0 if number is None else number
     if name == "evidence":
-        prior = evidence.by_input if 1 < sizes[0] <= MOST_COLUMNS else evidence.one_group
+        several = loss == squared_error and 1 < sizes[0] <= MOST_COLUMNS  # labels tell too little to choose columns by
+        prior = evidence.by_input if several else evidence.one_group
         built: Algorithm = evidence.build(network, loss, prior)
         return Method(name, built, evidence.Hparams(), num_steps, patience)
     if name == "gauss_newton":

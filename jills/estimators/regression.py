@@ -72,12 +72,15 @@ class NetworkRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """The mean; with `return_std` also the standard deviation of a new target: networks, noise and spread."""
-        return self.fitted_.predict(self.predict_mean_of(X), return_std)
+        fitted, inputs = self._ready(X)
+        return fitted.predict(inputs, return_std)
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper ends between which a new target lies with probability `coverage`."""
-        return self.fitted_.predict_interval(self.predict_mean_of(X), coverage)
+        fitted, inputs = self._ready(X)
+        return fitted.predict_interval(inputs, coverage)
 
     def sample_y(self, X: Any, n_samples: int = 1, random_state: int = 0) -> np.ndarray:
         """Draws of new targets, `(n, n_samples)`, or `(n, k, n_samples)`; each row by itself."""
-        return self.fitted_.sample_y(self.predict_mean_of(X), n_samples, random_state)
+        fitted, inputs = self._ready(X)
+        return fitted.sample_y(inputs, n_samples, random_state)

@@ -8,13 +8,12 @@ import numpy as np
 
 from jills import predictions
 from jills.estimators.fitted import Fitted
-from jills.estimators.forward import Scaling
+from jills.estimators.forward import Scaling, probabilities
 from jills.estimators.methods import Method
 from jills.estimators.rows import as_batch, padded
 from jills.evidence import Evidence
 from jills.network import Network
 from jills.training import Diagnosis, SweepResult, diagnose, progress_bar, sweep
-from jills.types import Batch
 
 CHUNK = 20  # steps between two looks at the progress
 HELD_OUT = 0.2  # of the rows, where validation rows choose
@@ -158,8 +157,6 @@ def out_of_fold(fitted: Fitted, trained: Trained, table: Table, folds: int) -> t
     columns = padded(table.inputs.astype(fitted.state.loss.dtype))
     told = jax.tree.map(lambda leaf: leaf[:, :n] if leaf.ndim == 3 else leaf, fitted.each(columns))
     if fitted.classes is not None:
-        from jills.estimators.forward import probabilities
-
         logits = fitted.forward._replace(inputs=Scaling.none(table.inputs.shape[1])).each(table.inputs)
         told = told._replace(mean=jnp.asarray(probabilities(logits), told.mean.dtype))
         told = told._replace(
@@ -182,8 +179,3 @@ def out_of_fold(fitted: Fitted, trained: Trained, table: Table, folds: int) -> t
 
 def _with(fitted: Fitted, **fields: Any) -> Fitted:
     return Fitted(**{**vars(fitted), **fields})
-
-
-def all_rows(batch: Batch) -> int:
-    """How many rows a batch has, padding included."""
-    return batch.inputs.shape[0]

@@ -144,7 +144,8 @@ class Evidence(Algorithm):
         second = inner.phase == SECOND
         first, other = (inner.course, state.params), (inner.second, inner.second_params)
         course, params = cond(second, lambda: other, lambda: first)
-        hparams = hparams._replace(alpha=jnp.where(second, LESS, 1.0).astype(hparams.alpha.dtype) * hparams.alpha)
+        share = jnp.where(second, LESS, 1.0).astype(state.loss.dtype)
+        hparams = hparams._replace(alpha=share * hparams.alpha)
         course, params, detail = self._advanced(hparams, course, params, batch, state.inner.drawn)
         state, resting = _arranged(state, course, params, batch.total)
         kept = state.inner.course

@@ -1,0 +1,275 @@
+"""Tables in, predictions with their uncertainty out: against the engine, NumPy, and what is known of the data."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import BayesianRidge
+
+import jills
+from jills import estimators
+from jills.estimators import GroupedRegressor, NetworkClassifier, NetworkRegressor
+
+SMALL = {"hidden": (5,), "members": 3, "max_steps": 20, "random_state": 0}
+
+
+def table(n=97, noise=0.1, seed=0):
+    rng = np.random.default_rng(seed)
+    inputs = rng.uniform(-2, 2, size=(n, 3)) * [1.0, 100.0, 0.01] + [5.0, 1000.0, 0.0]
+    return inputs, 30.0 + 7.0 * (np.sin(2 * (inputs[:, 0] - 5.0)) + noise * rng.normal(size=n))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return NetworkRegressor(**SMALL).fit(*table())
+
+
+def test_it_learns_and_says_how_sure_it_is(fitted):
+    inputs, targets = table(500, seed=1)
+    mean, std = fitted.predict(inputs, return_std=True)
+    assert fitted.score(inputs, targets) > 0.9
+    assert 0.4 < fitted.noise_std_[0] / 0.7 < 1.5
+    assert (std > 0.9 * fitted.noise_std_[0]).all()
+    low, high = fitted.predict_interval(inputs, coverage=0.9)
+    assert 0.8 < np.mean((low < targets) & (targets < high)) < 0.98
+    assert fitted.relevance_.argmax() == 0
+    np.testing.assert_allclose(mean, fitted.predict(inputs), rtol=1e-12)
+    narrow = fitted.predict_interval(inputs, coverage=0.5)
+    assert (narrow[1] - narrow[0] < high - low).all()
+    draws = fitted.sample_y(inputs[:7], 4000, random_state=1)
+    np.testing.assert_allclose(draws.std(axis=1), std[:7], rtol=0.1)
+    np.testing.assert_allclose(draws.mean(axis=1), mean[:7], atol=0.1)
+
+
+def test_its_mean_is_that_of_the_engine(fitted):
+    inputs, _ = table(23, seed=2)
+    inside = fitted.fitted_
+    columns = (inputs - inside.inputs.mean) / inside.inputs.scale
+    network = inside.method.algorithm.network
+    each = jax.vmap(network.predict, in_axes=(0, None))(inside.params, jnp.asarray(columns, "float32"))
+    expected = np.mean(np.asarray(each, np.float64), axis=0)[:, 0] * inside.targets.scale + inside.targets.mean
+    np.testing.assert_allclose(fitted.predict(inputs), expected, rtol=1e-5)
+    np.testing.assert_array_equal(fitted.to_numpy().predict(inputs)[:, 0], fitted.predict(inputs))
+
+
+@pytest.mark.parametrize("name", sorted(estimators.forward.FUNCTIONS))
+def test_activations_in_numpy_are_those_of_the_engine(name):
+    values = np.linspace(-40, 40, 101)
+    ours = np.array(estimators.forward.activation_of(name).forward(jnp.asarray(values)))
+    np.testing.assert_allclose(estimators.forward.FUNCTIONS[name](values), ours, rtol=1e-12, atol=1e-15)
+
+
+def test_without_hidden_layers_it_is_bayesian_ridge():
+    """A group for each column apart: with all columns alike in use, the two choose nearly the same."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(203, 1))
+    targets = 3.0 * inputs[:, 0] + 0.5 * rng.normal(size=203)
+    model = NetworkRegressor(hidden=(), members=1, random_state=0).fit(inputs, targets)
+    known = BayesianRidge().fit(inputs, targets)
+    new = np.linspace(-3, 3, 11)[:, None]
+    expected, deviation = known.predict(new, return_std=True)
+    mean, std = model.predict(new, return_std=True)
+    np.testing.assert_allclose(mean, expected, atol=0.01)
+    np.testing.assert_allclose(std, deviation, rtol=0.01)
+
+
+def test_a_weight_counts_rows_and_their_order_does_not_matter():
+    inputs, targets = table(41)
+    weights = np.random.default_rng(3).integers(0, 3, 41)
+    order = np.random.default_rng(4).permutation(41)
+    repeated = NetworkRegressor(**SMALL).fit(np.repeat(inputs, weights, axis=0), np.repeat(targets, weights))
+    weighed = NetworkRegressor(**SMALL).fit(inputs[order], targets[order], sample_weight=weights[order])
+    np.testing.assert_array_equal(weighed.predict(inputs), repeated.predict(inputs))
+
+
+def test_folds_leave_rows_out_and_calibrate():
+    inputs, targets = table(60, noise=0.5)
+    model = NetworkRegressor(**SMALL | {"folds": 4}).fit(inputs, targets)
+    weights = model._trained_.weights
+    assert weights.shape == (4, 60)
+    assert (np.sum(weights == 0, axis=0) == 1).all()
+    residual = targets - model.oof_prediction_
+    assert model.oof_score_ == pytest.approx(1 - np.mean(residual**2) / np.var(targets))
+    assert model.oof_score_ < model.score(inputs, targets)
+    assert model.fitted_.factor[0] > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"regularization": "validation"},
+        {"regularization": 0.01},
+        {"regularization": "validation", "algorithm": "adam", "max_steps": 300},
+        {"regularization": "validation", "algorithm": "ills"},
+        {"regularization": 0.001, "algorithm": "adam", "folds": 3, "max_steps": 300},
+    ],
+    ids=str,
+)
+def test_other_algorithms_and_regularisations_fit_too(options):
+    inputs, targets = table()
+    model = NetworkRegressor(**SMALL | options).fit(inputs, targets)
+    _, std = model.predict(inputs, return_std=True)
+    assert model.score(inputs, targets) > 0.3
+    assert (std > 0).all()
+    assert not hasattr(model, "log_evidence_")
+
+
+def test_several_outputs():
+    inputs, targets = table()
+    both = np.stack([targets, -100 * targets + inputs[:, 1]], axis=1)
+    model = NetworkRegressor(**SMALL | {"folds": 3}).fit(inputs, both)
+    mean, std = model.predict(inputs, return_std=True)
+    assert mean.shape == std.shape == both.shape == model.oof_prediction_.shape
+    assert model.noise_std_.shape == (2,)
+    assert model.sample_y(inputs, 5).shape == (97, 2, 5)
+    assert np.all(np.mean((mean - both) ** 2, axis=0) < 0.3 * np.var(both, axis=0))
+
+
+@pytest.mark.parametrize("labels", [["no", "yes"], [3, 5, 7], [False, True]])
+def test_classes_of_any_kind(labels):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(120, 2))
+    which = (inputs[:, 0] > 0).astype(int) + (len(labels) > 2) * (inputs[:, 1] > 0.5)
+    model = NetworkClassifier(**SMALL | {"folds": 3}).fit(inputs, np.asarray(labels)[which])
+    told = model.predict_proba(inputs)
+    np.testing.assert_allclose(told.sum(axis=1), 1.0)
+    np.testing.assert_array_equal(model.predict(inputs), model.classes_[told.argmax(axis=1)])
+    assert model.score(inputs, np.asarray(labels)[which]) > 0.9
+    assert model.oof_prediction_.shape == told.shape
+    assert model.oof_score_ > 0.7
+
+
+def test_class_weights_move_the_boundary():
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(150, 1))
+    labels = (inputs[:, 0] + rng.normal(size=150) > 1.5).astype(int)
+    plain, balanced = (
+        NetworkClassifier(**SMALL, class_weight=weight).fit(inputs, labels) for weight in (None, "balanced")
+    )
+    assert balanced.predict(inputs).sum() > plain.predict(inputs).sum()
+
+
+def test_hidden_auto_takes_the_lowest_out_of_fold_error():
+    inputs, targets = table(60)
+    model = NetworkRegressor(hidden="auto", members=2, max_steps=6, random_state=0).fit(inputs, targets)
+    scores = {
+        hidden: NetworkRegressor(hidden, members=2, max_steps=6, folds=5, random_state=0)
+        .fit(inputs, targets)
+        .oof_score_
+        for hidden in ((10,), (50,), (20, 20))
+    }
+    assert model.hidden_ == max(scores, key=scores.__getitem__)
+    assert model.oof_score_ == pytest.approx(scores[model.hidden_])
+
+
+def test_warm_start_goes_on():
+    inputs, targets = table()
+    model = NetworkRegressor(**SMALL | {"max_steps": 5, "warm_start": True}).fit(inputs, targets)
+    first = model.loss_curve_[-1]
+    model.fit(inputs, targets)
+    assert model.n_iter_ == 10
+    assert model.loss_curve_[0] <= 1.5 * first
+
+
+@pytest.mark.parametrize("kind", ["regression", "classes"])
+def test_what_is_saved_predicts_in_a_process_without_scikit_learn(kind, tmp_path, fitted):
+    inputs, targets = table()
+    model = fitted
+    if kind == "classes":
+        model = NetworkClassifier(**SMALL).fit(inputs, np.where(targets > 30, "high", "low"))
+    model.save(tmp_path / "model.npz")
+    np.save(tmp_path / "inputs.npy", inputs)
+    program = f"""
+import sys
+sys.modules["sklearn"] = sys.modules["pandas"] = None
+import numpy as np
+from jills import estimators
+model = estimators.load({str(tmp_path / "model.npz")!r})
+inputs = np.load({str(tmp_path / "inputs.npy")!r})
+regression = model.classes is None
+told = model.predict(inputs, return_std=True) if regression else (model.predict(inputs), model.predict_proba(inputs))
+np.savez({str(tmp_path / "told.npz")!r}, *told)
+try:
+    estimators.NetworkRegressor
+except ImportError as error:
+    assert "jills[estimators]" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=100)
+    told = np.load(tmp_path / "told.npz")
+    expected = (
+        model.predict(inputs, return_std=True)
+        if kind == "regression"
+        else (model.predict(inputs), model.predict_proba(inputs))
+    )
+    np.testing.assert_array_equal(told["arr_0"], expected[0])
+    np.testing.assert_allclose(told["arr_1"], expected[1], rtol=1e-5)
+
+
+def test_other_files_are_refused(tmp_path):
+    jills.save(tmp_path / "tree.npz", {"a": np.ones(3)})
+    with pytest.raises(ValueError, match="no estimator of jills"):
+        estimators.load(tmp_path / "tree.npz")
+
+
+def test_each_group_has_a_network_of_its_own():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(["b", "a", "c"], [30, 45, 20])
+    inputs = rng.uniform(-1, 1, (95, 1))
+    level = {"a": 0.0, "b": 100.0, "c": -5.0}
+    noise = {"a": 0.1, "b": 5.0, "c": 0.02}
+    truth = np.array(
+        [level[g] + (1 + 9 * (g == "b")) * np.sin(3 * x) for g, x in zip(groups, inputs[:, 0], strict=True)]
+    )
+    targets = truth + rng.normal(size=95) * [noise[g] for g in groups]
+    order = rng.permutation(95)
+    model = GroupedRegressor((5,), members=2, random_state=0).fit(inputs[order], targets[order], groups=groups[order])
+    mean, std = model.predict(inputs, groups=groups, return_std=True)
+    for label in "abc":
+        of = groups == label
+        assert np.sqrt(np.mean((mean - truth)[of] ** 2)) < 3 * noise[label]
+        assert 0.5 * noise[label] < np.median(std[of]) < 3 * noise[label]
+    assert list(model.groups_) == ["a", "b", "c"]
+    assert list(model.diagnosis_["group"]) == ["a", "a", "b", "b", "c", "c"]
+    assert list(model.diagnosis_["rows"]) == [45, 45, 30, 30, 20, 20]
+    alone = GroupedRegressor((5,), members=2, random_state=0).fit(inputs, targets, groups=groups)
+    np.testing.assert_allclose(alone.predict(inputs, groups=groups), mean, rtol=1e-3)
+    with pytest.raises(ValueError, match=r"groups \['d'\] were not among the 3"):
+        model.predict(inputs[:1], groups=["d"])
+
+
+BAD = {
+    "activation": "swish",
+    "members": 0,
+    "regularization": "ridge",
+    "algorithm": "lbfgs",
+    "max_steps": 0,
+    "folds": 1,
+    "dtype": "float16",
+    "hidden": (5, 0),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_parameters_are_refused_before_anything_is_compiled(name):
+    with pytest.raises(ValueError, match=f"{name} is {BAD[name]!r}".replace("(", r"\(").replace(")", r"\)")):
+        NetworkRegressor(**{name: BAD[name]}).fit(*table(20))
+
+
+def test_what_does_not_go_together_is_refused():
+    with pytest.raises(ValueError, match="'evidence' is both"):
+        NetworkRegressor(algorithm="adam").fit(*table(20))
+    with pytest.raises(ValueError, match="one class"):
+        NetworkClassifier().fit(np.eye(3), [1, 1, 1])
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 100, 1000, 1025, 4097])
+def test_padding_is_at_most_an_eighth(count):
+    size = estimators.rows.padded_size(count)
+    assert size >= count
+    assert size == 16 or size - count <= count / 8 + 1
+    assert len({estimators.rows.padded_size(n) for n in range(1024, 2048)}) <= 9
