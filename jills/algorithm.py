@@ -79,6 +79,7 @@ class Algorithm(ABC):
         keeps_activations: whether `update` reads `state.activations`; else they are `()`.
         tells_loss: whether `update` returns a state whose `loss` is that of its new parameters.
         forward_mode_only: why no derivative in reverse mode is taken through its steps; empty: it is.
+        compiler_options: of XLA, for the programs of `sweep`; one that XLA does not know is left out.
     """
 
     network: Network
@@ -90,6 +91,7 @@ class Algorithm(ABC):
     keeps_activations: ClassVar[bool] = False
     tells_loss: ClassVar[bool] = False
     forward_mode_only: ClassVar[str] = ""
+    compiler_options: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self):
         checks.check_parts(self.network, self.loss)

@@ -27,8 +27,9 @@ than that (`by_size`). With blocks the step is solved by conjugate gradients on 
 log evidence and variances are those of the blocks: cheaper and cruder.
 
 **Two starts.** A strong prior at first (α = 10) serves noisy tables, but can hold a network at a constant or a straight
-line. So where log evidence comes to rest, the start is tried once more with a hundredth of α, beside the state, which
-takes the second course if its log evidence gets better by 0.1 nats a row within 20 steps. Then, at rest, a member ends.
+line. So where log evidence comes to rest, or the loss is that of a constant after twelve steps, the start is tried once
+more with a hundredth of α, beside the state, which takes the second course if its log evidence gets better by 0.1 nats
+a row within 20 steps. Then, at rest, a member ends.
 
 **How many steps.** 40 serve most tables, more where noise is low; more do little harm. Predict with the mean of ten
 networks (`jills.ensemble`). Do not choose among networks by their evidence: between

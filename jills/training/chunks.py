@@ -104,6 +104,7 @@ class Traced(NamedTuple):
 
     program: Any  # of `jax.jit(…).trace`
     arguments: Callable[[int, State, bool, int], tuple]  # what a call is given
+    options: dict[str, Any]  # of the compiler
 
     def work_bytes(self, plan: Plan) -> int:
         """The least that all its calls hold at once, beside the states."""
@@ -112,7 +113,7 @@ class Traced(NamedTuple):
 
     def compile(self) -> Call:
         """Compiles it, or finds it compiled: only shapes and static choices tell programs apart."""
-        program, wide = self.program.lower().compile(), bool(jax.config.read("jax_enable_x64"))
+        program, wide = _compiled(self.program.lower(), self.options), bool(jax.config.read("jax_enable_x64"))
 
         def call(worker, state, fresh, remaining):
             # Threads do not inherit JAX's context managers: hence this one, and the program compiled outside.
@@ -132,7 +133,20 @@ def trace_chunk(static: Static, plan: Plan, shared: tuple, members: tuple, start
         return shared, rows[worker], state, np.bool_(fresh), np.int32(remaining)
 
     choices = (static, chunk_steps, plan.batch_size, plan.mesh)
-    return Traced(_chunk.trace(*choices, *arguments(0, _row(start, 0), True, 0)), arguments)
+    traced = _chunk.trace(*choices, *arguments(0, _row(start, 0), True, 0))
+    return Traced(traced, arguments, static.value.compiler_options)
+
+
+def _compiled(lowered, options):
+    """With options, or without where this XLA does not know them: they make it quicker, not right."""
+    if not options:
+        return lowered.compile()
+    try:
+        return lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return lowered.compile()
 
 
 def _row(tree, worker):
