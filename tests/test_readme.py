@@ -20,19 +20,21 @@ def test_code_runs(code, capsys):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     told = capsys.readouterr().out
-    if "jills.evidence" not in code:
+    if "jills.ills" in code:
         assert "ILLS" in told
     elif "RMSE" in code:
-        error, share = (float(line.split()[-1]) for line in told.splitlines())
+        error, share = (float(line.split()[-1]) for line in told.splitlines()[-2:])
         assert error < 62  # of a linear model 58, of a constant 75
         assert 0.8 <= share <= 1.0
+    elif "GroupedRegressor" in code:
+        assert float(told.split()[-1]) < 0.12  # noise of 0.2
     else:
         assert float(told.split()[-1]) < 0.06  # noise of 0.04
 
 
-def test_the_first_example_is_about_twenty_lines():
+def test_the_first_example_is_short():
     first = blocks("python")[0]
-    assert len([line for line in first.splitlines() if line.strip()]) <= 24
+    assert len([line for line in first.splitlines() if line.strip()]) <= 14
 
 
 def test_two_commands():
