@@ -8,7 +8,6 @@ import matplotlib
 
 matplotlib.use("agg")
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -37,9 +36,8 @@ def pipeline(table):
 
 
 @pytest.fixture(autouse=True)
-def as_users_have_it():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+def close_figures():
+    yield
     plt.close("all")
 
 
