@@ -138,7 +138,7 @@ def picks(table: pd.DataFrame, measure: str, largest: bool) -> pd.DataFrame:
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """Means over splits after some looks, and on how many splits a network is picked; last what the picks come to."""
     steps = sorted(table["steps"].unique())
-    shown = sorted({steps[len(steps) // 4], steps[len(steps) // 2 - 1], steps[-1]})
+    shown = sorted({steps[max(0, len(steps) // 4 - 1)], steps[len(steps) // 2 - 1], steps[-1]})
     picked = {name: picks(table, measure, largest) for name, (measure, largest) in GUIDES.items()}
     rows = []
     for (name,), own in parts(table, "data"):

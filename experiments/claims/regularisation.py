@@ -144,7 +144,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
 
 def show(values: Any, digits: str) -> str:
     """A mean with its standard error, which of one split is not known, and of evidence over itself is zero."""
-    error = f" ± {values.sem():.1g}" if len(values) > 1 and values.sem() > 0 else ""
+    error = f" ± {values.sem():.2g}" if len(values) > 1 and values.sem() > 0 else ""
     return f"{values.mean():{digits}}{error}"
 
 
