@@ -94,11 +94,12 @@ class NetworkEstimator(BaseEstimator):
         if unseen is None:
             return None
         known = rows.places >= 0
-        every = np.empty((len(X), unseen.shape[1]))
-        every[known] = (unseen if self.fitted_.classes is not None else outputs.undone(unseen))[rows.places[known]]
+        mean, std = (np.empty((len(X), unseen[0].shape[1])) for _ in range(2))
+        mean[known] = outputs.undone(unseen[0])[rows.places[known]] if scaled else unseen[0][rows.places[known]]
+        std[known] = (unseen[1] * outputs.scale if scaled else unseen[1])[rows.places[known]]
         if not np.all(known):  # no member saw them
-            every[~known] = self._of_all(X[~known])
-        return every
+            mean[~known], std[~known] = self._of_all(X[~known])
+        return mean, std
 
     def _trained(self, hidden, table, units, loss, folds, seed, dtype, told):
         """A fitted, how it trained, out-of-fold predictions or None, and their error."""
@@ -117,14 +118,15 @@ class NetworkEstimator(BaseEstimator):
         fitted, trained = train(method, described, table, units, self.members, folds, seed, dtype, **options)
         if folds is None:
             return fitted, trained, None, 0.0
-        fitted, unseen = out_of_fold(fitted, trained, table, folds)
+        fitted, *both = out_of_fold(fitted, trained, table, folds)
+        unseen = both[0]
         if fitted.classes is None:
             error = np.average(np.mean(np.square(table.targets - unseen), axis=1), weights=table.weights)
         else:
             labels = table.targets[:, 0] if unseen.shape[1] == 2 else np.argmax(table.targets, axis=1)
             own = np.take_along_axis(unseen, labels.astype(int)[:, None], axis=1)[:, 0]
             error = np.average(-np.log(np.maximum(own, 1e-12)), weights=table.weights)
-        return fitted, trained, unseen, float(error)
+        return fitted, trained, both, float(error)
 
     def _before(self, sizes):
         """What to go on from, with `warm_start`."""
@@ -143,6 +145,7 @@ class NetworkEstimator(BaseEstimator):
             return
         course = state.inner.course
         self.log_evidence_ = np.asarray(course.log_evidence, np.float64)
+        self.log_evidence_curve_ = np.asarray(trained.result.info.detail.log_evidence[0], np.float64)
         self.effective_parameters_ = np.sum(np.asarray(course.effective, np.float64), axis=1)
         alpha = np.asarray(course.alpha, np.float64)
         d = fitted.described["sizes"][0]
@@ -151,10 +154,11 @@ class NetworkEstimator(BaseEstimator):
             self.relevance_ = strength / np.max(strength)
 
     def _of_all(self, X):
-        """What all members predict, `(n, k)`; of classes probabilities."""
+        """What all members predict, and how sure they are, `(n, k)`; of classes probabilities, and zeros."""
         if self.fitted_.classes is not None:
-            return self.fitted_.predict_proba(X)
-        return self.fitted_.predict(X).reshape(len(X), -1)
+            told = self.fitted_.predict_proba(X)
+            return told, np.zeros_like(told)
+        return (each.reshape(len(X), -1) for each in self.fitted_.predict(X, return_std=True))
 
     def _ready(self, X):
         """What predicts, and checked inputs."""

@@ -90,7 +90,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         loss = "softmax_cross_entropy" if several else "sigmoid_cross_entropy"
         unseen = self._fit(X, targets, weights, False, loss, classes=self.classes_)
         if unseen is not None:
-            self.oof_prediction_ = unseen
+            unseen = self.oof_prediction_ = unseen[0]
             right = np.argmax(unseen, axis=1) == labels
             self.oof_score_ = float(np.average(right, weights=weights))
         return self

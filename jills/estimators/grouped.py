@@ -1,11 +1,13 @@
 """A network of its own for each of many groups or series, all trained in one compiled call."""
 
+from statistics import NormalDist
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -123,16 +125,33 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
         which = np.searchsorted(self.groups_, labels).clip(0, len(self.groups_) - 1)
         if not np.array_equal(self.groups_[which], labels):
             unknown = np.unique(labels[self.groups_[which] != labels])
-            raise ValueError(f"predict: groups {unknown[:5].tolist()} were not among the {len(self.groups_)} of fit")
+            raise ValueError(
+                f"groups {unknown[:5].tolist()} were not among the {len(self.groups_)} of fit"
+                f"{'; give groups=' if groups is None else ''}"
+            )
         places = _places(which, len(self.groups_))
         told = self._told(_stacked(X, places))
-        rows, columns = np.nonzero(places >= 0)
-        mean, std = np.empty(len(X)), np.empty(len(X))
-        chosen = places[rows, columns]
-        mean[chosen] = np.asarray(told.mean)[rows, columns, 0]
+        mean = _gathered(told.mean, places, len(X))
+        if not return_std:
+            return mean
         variance = told.within + told.between + told.noise[:, None, :]
-        std[chosen] = np.sqrt(np.asarray(variance)[rows, columns, 0])
-        return (mean, std) if return_std else mean
+        return mean, np.sqrt(_gathered(variance, places, len(X)))
+
+    def predict_interval(self, X: Any, groups: Any = None, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Ends between which a new target lies with probability `coverage`: of the normal law of `predict`'s std.
+
+        Raises:
+            ValueError: a coverage outside (0, 1), or a group that `fit` has not seen.
+        """
+        if not 0.0 < coverage < 1.0:
+            raise ValueError(f"predict_interval: coverage is {coverage}, but must lie between 0 and 1")
+        mean, std = self.predict(X, groups, return_std=True)
+        reach = NormalDist().inv_cdf(0.5 + 0.5 * coverage) * std
+        return mean - reach, mean + reach
+
+    def score(self, X: Any, y: Any, groups: Any = None, sample_weight: Any = None) -> float:
+        """The coefficient of determination of all rows together."""
+        return float(r2_score(y, self.predict(X, groups), sample_weight=sample_weight))
 
     def _told(self, inputs):
         """Ensembles of all groups for stacked inputs `(G, m, d)`."""
@@ -187,6 +206,14 @@ def _stacked(values, places):
     """`(G, m, …)`, zeros where there is no row."""
     stacked = values[np.maximum(places, 0)]
     return np.where((places >= 0).reshape(*places.shape, *[1] * (stacked.ndim - 2)), stacked, 0.0)
+
+
+def _gathered(stacked, places, count):
+    """The inverse of `_stacked`, of `(G, m, 1)`: `(n,)` float64."""
+    rows, columns = np.nonzero(places >= 0)
+    values = np.empty(count)
+    values[places[rows, columns]] = np.asarray(stacked, np.float64)[rows, columns, 0]
+    return values
 
 
 def _by(batch, members):

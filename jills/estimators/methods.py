@@ -103,9 +103,9 @@ def _checked(algorithm, regularization):
         )
     if algorithm == "auto":
         algorithm = "evidence" if regularization == "evidence" else "gauss_newton"
-    if (algorithm == "evidence") != (regularization == "evidence"):
+    if algorithm == "evidence" and regularization != "evidence":
         raise ValueError(
-            f"algorithm is {algorithm!r} and regularization {regularization!r}: 'evidence' is both, an algorithm and "
-            "how it regularises; with the other algorithms take regularization='validation' or a number"
+            f"algorithm is 'evidence' and regularization {regularization!r}, but evidence regularises by itself; leave "
+            "regularization out, or take another algorithm"
         )
     return algorithm, number

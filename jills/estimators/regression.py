@@ -21,8 +21,9 @@ class NetworkRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
         hidden: widths of the hidden layers; `"auto"`: (10,), (50,) or (20, 20), by the out-of-fold error.
         activation: "tanh", "relu", "sigmoid", "softplus", "arcsinh" or "silu".
         members: how many networks; their mean is predicted, their spread is part of the uncertainty.
-        regularization: "evidence": chosen by the data, with the noise; "validation": a fifth of the rows is held out,
-            and chooses the step; a number: weight decay (of ILLS the ridge).
+        regularization: "evidence": chosen by the data, with the noise (by validation, where the algorithm has no
+            evidence); "validation": a fifth of the rows is held out, and chooses the step; a number: weight decay (of
+            ILLS the ridge).
         algorithm: "evidence", "gauss_newton", "ills" or "adam"; "auto": evidence, or else Gauss–Newton. ILLS and Adam
             try three rates.
         max_steps: None: 40 with evidence, 100 of Gauss–Newton and ILLS, 2000 of Adam.
@@ -37,13 +38,16 @@ class NetworkRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
         fitted_: `Fitted`, what predicts, without scikit-learn.
         hidden_: the widths taken.
         n_iter_: steps taken by the slowest member.
-        loss_curve_: mean square of the residuals of standardised targets, after each step, mean of the members.
+        loss_curve_: mean square of the residuals of standardised targets (of classes the cross-entropy), mean of the
+            members, before each step.
+        log_evidence_curve_: before each step, of each member, `(M, T)`.
         diagnosis_: how each member's training went, in words.
         noise_std_: standard deviation of the noise, `(k,)`, in the targets' units.
         log_evidence_: of each member. (No guide for choosing among them, see `jills.evidence`.)
         effective_parameters_: of each member, how many parameters the data determine.
         relevance_: of each input column, the variance of its weights, at most 1; with evidence, of up to 64 columns.
         oof_prediction_: with folds: of each row, by members that did not see it.
+        oof_std_: standard deviations of a new target there.
         oof_score_: their coefficient of determination.
     """
 
@@ -66,7 +70,8 @@ class NetworkRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
         noise = np.asarray(self.fitted_.each(self.fitted_.batch.inputs[:1]).noise, np.float64)
         self.noise_std_ = np.sqrt(np.mean(noise, axis=0) * self.fitted_.factor) * self.fitted_.targets.scale
         if unseen is not None:
-            self.oof_prediction_ = unseen[:, 0] if flat else unseen
+            self.oof_prediction_, self.oof_std_ = (each[:, 0] if flat else each for each in unseen)
+            unseen = unseen[0]
             self.oof_score_ = float(r2_score(targets, unseen, sample_weight=weights))
         return self
 

@@ -147,11 +147,11 @@ def _residual(fitted, table, weights):
     return np.average(np.square(apart), axis=0, weights=weights)
 
 
-def out_of_fold(fitted: Fitted, trained: Trained, table: Table, folds: int) -> tuple[Fitted, np.ndarray]:
+def out_of_fold(fitted: Fitted, trained: Trained, table: Table, folds: int) -> tuple[Fitted, np.ndarray, np.ndarray]:
     """The predictions for rows by members that did not see them; and the fitted with the factor that they ask for.
 
     Returns:
-        The `Fitted`, and standardised means, `(n, k)`, or for classes probabilities.
+        The `Fitted`; standardised means, `(n, k)`, or for classes probabilities; and their deviations.
     """
     n, rounds = len(table.inputs), len(trained.weights) // folds
     columns = padded(table.inputs.astype(fitted.state.loss.dtype))
@@ -168,13 +168,14 @@ def out_of_fold(fitted: Fitted, trained: Trained, table: Table, folds: int) -> t
     unseen = predictions.out_of_fold(told, jnp.asarray(trained.weights > 0, dtype), rounds)
     mean = np.asarray(unseen.mean, np.float64)
     if fitted.classes is not None:
-        return fitted, mean
+        return fitted, mean, np.zeros_like(mean)
     if not isinstance(fitted.method.algorithm, Evidence):
-        fitted = _with(fitted, residual=np.average(np.square(table.targets - mean), axis=0, weights=table.weights))
-        return fitted, mean
+        residual = np.average(np.square(table.targets - mean), axis=0, weights=table.weights)
+        return _with(fitted, residual=residual), mean, np.broadcast_to(np.sqrt(residual), mean.shape)
     weights = jnp.asarray(table.weights, dtype)
     factor = predictions.calibration(unseen, jnp.asarray(table.targets, dtype), weights)
-    return _with(fitted, factor=np.asarray(factor, np.float64)), mean
+    factor = np.asarray(factor, np.float64)
+    return _with(fitted, factor=factor), mean, np.sqrt(np.asarray(unseen.variance, np.float64) * factor)
 
 
 def _with(fitted: Fitted, **fields: Any) -> Fitted:
