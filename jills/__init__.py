@@ -1,5 +1,7 @@
 """jills: trains neural networks by linear least squares, thousands of them in one compiled call."""
 
+from typing import TYPE_CHECKING
+
 from jills import activations, adam, evidence, gauss_newton, ills, losses, results, solvers, training
 from jills.activations import Activation
 from jills.algorithm import Algorithm
@@ -28,6 +30,10 @@ from jills.training import (
 from jills.types import Activations, Batch, Info, Layer, Member, Params, State
 
 __version__ = "0.1.0"
+
+
+if TYPE_CHECKING:
+    from jills import estimators, plots
 
 
 def __getattr__(name: str):

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from jills.estimators.base import NetworkEstimator
 from jills.estimators.fitted import LOSSES
 from jills.estimators.methods import checked_sizes, method_of
-from jills.estimators.rows import padded_size
+from jills.estimators.rows import merged, padded_size
 from jills.estimators.training import CHUNK, start_of
 from jills.evidence import predict as predict_by_evidence
 from jills.predictions import ensemble
@@ -78,13 +78,15 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
         X, y = validate_data(self, X, y, y_numeric=True, dtype=np.float64)
         dtype, weights = self._check_params(), self._rows(X, sample_weight)
         self.groups_, which = np.unique(_labels(groups, len(X)), return_inverse=True)
-        places = _places(which, len(self.groups_))
-        count, members = len(self.groups_), self.members
+        count, members, lengths = len(self.groups_), self.members, np.bincount(which)
+        rows = merged(np.column_stack([which, X]), np.asarray(y)[:, None], weights)
+        which, X, y, weights = rows.inputs[:, 0].astype(int), rows.inputs[:, 1:], rows.targets[:, 0], rows.weights
+        if not np.all(np.bincount(which, minlength=count) > 0):
+            raise ValueError("sample_weight is zero for all rows of a group; at least one must be positive")
+        places = _places(which, count)
         sizes = (X.shape[1], *checked_sizes(self.hidden), 1)
         method = method_of(sizes, self.activation, LOSSES["squared_error"], "evidence", "evidence", self.max_steps)
         stacked = (_stacked(X, places), _stacked(y[:, None], places), _stacked(weights, places))
-        if not np.all(np.any(stacked[2] > 0, axis=1)):
-            raise ValueError("sample_weight is zero for all rows of a group; at least one must be positive")
         repeated = (np.repeat(np.asarray(each, dtype), members, axis=0) for each in stacked)
         batches = Batch(*repeated)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -110,7 +112,7 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
         self.n_iter_ = int(np.max(np.asarray(state.step)))
         told = self._told(np.zeros((count, 1, X.shape[1])))
         self.noise_std_ = np.sqrt(np.asarray(told.noise, np.float64)[:, 0])
-        self.diagnosis_ = self._diagnosis(result, np.bincount(which, minlength=count))
+        self.diagnosis_ = self._diagnosis(result, lengths)
         return self
 
     def predict(self, X: Any, groups: Any = None, return_std: bool = False) -> Any:

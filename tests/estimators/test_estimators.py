@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,11 @@ import jills
 from jills import estimators
 from jills.estimators import GroupedRegressor, NetworkClassifier, NetworkRegressor
 
-SMALL = {"hidden": (5,), "members": 3, "max_steps": 20, "random_state": 0}
+SMALL: dict[str, Any] = {"hidden": (5,), "members": 3, "max_steps": 20, "random_state": 0}
+
+
+def small(options: dict[str, Any]) -> dict[str, Any]:
+    return SMALL | options
 
 
 def table(n=97, noise=0.1, seed=0):
@@ -87,7 +92,7 @@ def test_a_weight_counts_rows_and_their_order_does_not_matter():
 
 def test_folds_leave_rows_out_and_calibrate():
     inputs, targets = table(60, noise=0.5)
-    model = NetworkRegressor(**SMALL | {"folds": 4}).fit(inputs, targets)
+    model = NetworkRegressor(**small({"folds": 4})).fit(inputs, targets)
     weights = model._trained_.weights
     assert weights.shape == (4, 60)
     assert (np.sum(weights == 0, axis=0) == 1).all()
@@ -110,7 +115,7 @@ def test_folds_leave_rows_out_and_calibrate():
 )
 def test_other_algorithms_and_regularisations_fit_too(options):
     inputs, targets = table()
-    model = NetworkRegressor(**SMALL | options).fit(inputs, targets)
+    model = NetworkRegressor(**small(options)).fit(inputs, targets)
     _, std = model.predict(inputs, return_std=True)
     assert model.score(inputs, targets) > 0.3
     assert (std > 0).all()
@@ -133,7 +138,7 @@ def test_classes_of_any_kind(labels):
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(120, 2))
     which = (inputs[:, 0] > 0).astype(int) + (len(labels) > 2) * (inputs[:, 1] > 0.5)
-    model = NetworkClassifier(**SMALL | {"folds": 3}).fit(inputs, np.asarray(labels)[which])
+    model = NetworkClassifier(**small({"folds": 3})).fit(inputs, np.asarray(labels)[which])
     told = model.predict_proba(inputs)
     np.testing.assert_allclose(told.sum(axis=1), 1.0)
     np.testing.assert_array_equal(model.predict(inputs), model.classes_[told.argmax(axis=1)])
@@ -154,7 +159,7 @@ def test_class_weights_move_the_boundary():
 
 def test_hidden_auto_takes_the_lowest_out_of_fold_error():
     inputs, targets = table(60)
-    model = NetworkRegressor(hidden="auto", members=2, max_steps=6, random_state=0).fit(inputs, targets)
+    model: Any = NetworkRegressor(hidden="auto", members=2, max_steps=6, random_state=0).fit(inputs, targets)
     scores = {
         hidden: NetworkRegressor(hidden, members=2, max_steps=6, folds=5, random_state=0)
         .fit(inputs, targets)
@@ -167,7 +172,7 @@ def test_hidden_auto_takes_the_lowest_out_of_fold_error():
 
 def test_warm_start_goes_on():
     inputs, targets = table()
-    model = NetworkRegressor(**SMALL | {"max_steps": 5, "warm_start": True}).fit(inputs, targets)
+    model = NetworkRegressor(**small({"max_steps": 5, "warm_start": True})).fit(inputs, targets)
     first = model.loss_curve_[-1]
     model.fit(inputs, targets)
     assert model.n_iter_ == 10
@@ -177,7 +182,7 @@ def test_warm_start_goes_on():
 @pytest.mark.parametrize("kind", ["regression", "classes"])
 def test_what_is_saved_predicts_in_a_process_without_scikit_learn(kind, tmp_path, fitted):
     inputs, targets = table()
-    model = fitted
+    model: Any = fitted
     if kind == "classes":
         model = NetworkClassifier(**SMALL).fit(inputs, np.where(targets > 30, "high", "low"))
     model.save(tmp_path / "model.npz")
