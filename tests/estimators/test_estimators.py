@@ -133,12 +133,14 @@ def test_several_outputs():
     assert np.all(np.mean((mean - both) ** 2, axis=0) < 0.3 * np.var(both, axis=0))
 
 
-@pytest.mark.parametrize("labels", [["no", "yes"], [3, 5, 7], [False, True]])
-def test_classes_of_any_kind(labels):
+@pytest.mark.parametrize("regularization", ["evidence", "validation"])
+@pytest.mark.parametrize("labels", [["no", "yes"], [3, 5, 7], [False, True]], ids=str)
+def test_classes_of_any_kind(labels, regularization):
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(120, 2))
     which = (inputs[:, 0] > 0).astype(int) + (len(labels) > 2) * (inputs[:, 1] > 0.5)
-    model = NetworkClassifier(**small({"folds": 3})).fit(inputs, np.asarray(labels)[which])
+    options = {"folds": 3, "regularization": regularization}
+    model = NetworkClassifier(**small(options)).fit(inputs, np.asarray(labels)[which])
     told = model.predict_proba(inputs)
     np.testing.assert_allclose(told.sum(axis=1), 1.0)
     np.testing.assert_array_equal(model.predict(inputs), model.classes_[told.argmax(axis=1)])

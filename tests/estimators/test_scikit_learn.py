@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {"hidden": (2,), "members": 2, "max_steps": 4, "random_s
 
 
 @pytest.mark.slow
-@parametrize_with_checks([NetworkRegressor(**SMALL), NetworkClassifier(**SMALL)])
+@parametrize_with_checks([NetworkRegressor(**SMALL), NetworkClassifier(**SMALL, regularization="evidence")])
 def test_scikit_learn_finds_nothing_to_object_to(estimator, check):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of scikit-learn's own
