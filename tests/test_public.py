@@ -97,6 +97,7 @@ WINGS = {
         {"methods"},
         {"fitted"},
         {"training"},
+        {"minibatches"},
         {"base"},
         {"regression", "classification", "grouped"},
         {"__init__"},

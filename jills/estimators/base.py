@@ -11,7 +11,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from jills.estimators.fitted import LOSSES, Fitted
 from jills.estimators.forward import Forward, Scaling
 from jills.estimators.methods import checked_sizes, method_of
-from jills.estimators.rows import merged
+from jills.estimators.minibatches import advance, begin
+from jills.estimators.rows import as_batch, merged
 from jills.estimators.training import Table, Trained, out_of_fold, train
 
 CANDIDATES = ((10,), (50,), (20, 20))  # of hidden="auto"
@@ -71,6 +72,7 @@ class NetworkEstimator(BaseEstimator):
     def _fit(self, X, targets, weights, scaled, loss, **told):
         """Trains on targets `(n, k)`."""
         dtype = self._check_params()
+        self._stream = None
         rows = merged(X, targets, weights)
         inputs = Scaling.of(rows.inputs, rows.weights)
         outputs = Scaling.of(rows.targets, rows.weights) if scaled else Scaling.none(targets.shape[1])
@@ -100,6 +102,36 @@ class NetworkEstimator(BaseEstimator):
         if not np.all(known):  # no member saw them
             mean[~known], std[~known] = self._of_all(X[~known])
         return mean, std
+
+    def _partial(self, X, targets, weights, scaled, loss, **told):
+        """One step on a minibatch; the first one tells the units, unless `fit` has."""
+        dtype = self._check_params()
+        known: Fitted | None = getattr(self, "fitted_", None)
+        inputs = known.inputs if known else Scaling.of(X, weights)
+        none = Scaling.none(targets.shape[1])
+        outputs = known.targets if known else Scaling.of(targets, weights) if scaled else none
+        batch = as_batch(inputs.applied(X), outputs.applied(targets), weights, dtype)
+        sizes = (X.shape[1], *checked_sizes(self.hidden), targets.shape[1])
+        number = isinstance(self.regularization, int | float)
+        words = {"sizes": sizes, "activation": self.activation, "algorithm": "gauss_newton", "max_steps": None}
+        words["regularization"] = float(self.regularization) if number else 0.0
+        method = method_of(loss=LOSSES[loss], **words)
+        stream = getattr(self, "_stream", None)
+        if stream is None:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            start = known.params if known else int(self.members)
+            stream = begin(method.algorithm.network, LOSSES[loss], words["regularization"], start, seed, batch)
+        self._stream = stream = advance(stream, batch)
+        fields = {"inputs": inputs, "targets": outputs, "residual": stream.residual, "batch": batch}
+        self.fitted_ = Fitted(
+            described={**words, "loss": loss},
+            state=stream.state,
+            params=stream.state.params,
+            factor=np.ones(targets.shape[1]),
+            **fields,
+            **told,
+        )
+        self.hidden_, self.n_iter_ = checked_sizes(self.hidden), int(np.max(np.asarray(stream.state.step)))
 
     def _trained(self, hidden, table, units, loss, folds, seed, dtype, told):
         """A fitted, how it trained, out-of-fold predictions or None, and their error."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from jills.estimators.base import NetworkEstimator
@@ -87,15 +87,43 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
                 f"NetworkClassifier wants rows of at least two classes, but all are of one class, "
                 f"{self.classes_[present[0]]!r}"
             )
-        several = len(self.classes_) > 2
-        targets = np.eye(len(self.classes_))[labels] if several else labels[:, None].astype(np.float64)
-        loss = "softmax_cross_entropy" if several else "sigmoid_cross_entropy"
+        targets, loss = self._targets(labels)
         unseen = self._fit(X, targets, weights, False, loss, classes=self.classes_)
         if unseen is not None:
             unseen = self.oof_prediction_ = unseen[0]
             right = np.argmax(unseen, axis=1) == labels
             self.oof_score_ = float(np.average(right, weights=weights))
         return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> "NetworkClassifier":
+        """One step of Gauss–Newton on a minibatch, best of some hundred rows or more; goes on from `fit`.
+
+        Args:
+            X: rows; those of the first minibatch tell the units.
+            y: labels.
+            classes: all labels there are; in the first call, unless `fit` has seen them.
+            sample_weight: `(n,)`.
+
+        Raises:
+            ValueError: no classes in the first call, others later, or labels that are none of them.
+        """
+        first = not hasattr(self, "fitted_")
+        X, y = validate_data(self, X, y, reset=first, dtype=np.float64)
+        check_classification_targets(y)
+        y = column_or_1d(y, warn=True)
+        if _check_partial_fit_first_call(self, classes) and len(self.classes_) < 2:
+            raise ValueError(f"NetworkClassifier wants at least two classes, but classes holds one class, {classes!r}")
+        if not np.all(np.isin(y, self.classes_)):
+            raise ValueError(f"y holds labels that are not among the classes {self.classes_.tolist()}")
+        targets, loss = self._targets(np.searchsorted(self.classes_, y))
+        self._partial(X, targets, self._rows(X, sample_weight), False, loss, classes=self.classes_)
+        return self
+
+    def _targets(self, labels):
+        """Of label numbers, and the loss that goes with them: one logit for two classes."""
+        if len(self.classes_) > 2:
+            return np.eye(len(self.classes_))[labels], "softmax_cross_entropy"
+        return labels[:, None].astype(np.float64), "sigmoid_cross_entropy"
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest labels."""

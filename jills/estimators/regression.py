@@ -75,6 +75,18 @@ class NetworkRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
             self.oof_score_ = float(r2_score(targets, unseen, sample_weight=weights))
         return self
 
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "NetworkRegressor":
+        """One step of Gauss–Newton on a minibatch, best of some hundred rows or more; goes on from `fit`.
+
+        The first minibatch tells the units, so let its rows be drawn at random. Regularised by a number, or not at all.
+        """
+        first = not hasattr(self, "fitted_")
+        X, y = validate_data(self, X, y, reset=first, multi_output=True, y_numeric=True, dtype=np.float64)
+        targets = np.asarray(y, np.float64).reshape(len(X), -1)
+        self._partial(X, targets, self._rows(X, sample_weight), True, "squared_error", flat=np.ndim(y) == 1)
+        self.noise_std_ = np.sqrt(self.fitted_.residual) * self.fitted_.targets.scale
+        return self
+
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """The mean; with `return_std` also the standard deviation of a new target: networks, noise and spread."""
         fitted, inputs = self._ready(X)

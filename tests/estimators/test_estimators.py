@@ -182,6 +182,27 @@ def test_warm_start_goes_on():
 
 
 @pytest.mark.parametrize("kind", ["regression", "classes"])
+def test_minibatches_one_after_the_other(kind):
+    inputs, targets = table(1200)
+    if kind == "classes":
+        targets = np.where(targets > 30, "high", "low")
+    model: Any = (NetworkRegressor if kind == "regression" else NetworkClassifier)(**SMALL)
+    scores = []
+    for epoch in range(15):
+        for start in range(0, 1200, 200):
+            rows = slice(start, start + 200)
+            first = {"classes": ["low", "high"]} if kind == "classes" and epoch == start == 0 else {}
+            model.partial_fit(inputs[rows], targets[rows], **first)
+        scores.append(model.score(inputs, targets))
+    assert scores[-1] > 0.8
+    assert scores[-1] > scores[0]
+    assert model.n_iter_ == 90
+    if kind == "regression":
+        low, high = model.predict_interval(inputs)
+        assert 0.8 < np.mean((low < targets) & (targets < high)) < 1.0
+
+
+@pytest.mark.parametrize("kind", ["regression", "classes"])
 def test_what_is_saved_predicts_in_a_process_without_scikit_learn(kind, tmp_path, fitted):
     inputs, targets = table()
     model: Any = fitted
