@@ -1,6 +1,6 @@
 """jills: trains neural networks by linear least squares, thousands of them in one compiled call."""
 
-from typing import TYPE_CHECKING
+import typing as _typing
 
 from jills import activations, adam, evidence, gauss_newton, ills, losses, results, solvers, training
 from jills.activations import Activation
@@ -32,7 +32,7 @@ from jills.types import Activations, Batch, Info, Layer, Member, Params, State
 __version__ = "0.1.0"
 
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from jills import estimators, plots
 
 

@@ -220,7 +220,7 @@ def test_outliers_pull_less_with_huber():
     targets[::10] += 30.0
     robust = jills.evidence.build(NETWORK, loss=jills.losses.huber(0.3))
     new, truth = waves(300, 0.0, seed=1)
-    assert np.median(errors(sweep(inputs, targets, algorithm=robust), new, truth)) < 0.3
+    assert np.median(errors(sweep(inputs, targets, algorithm=robust), new, truth)) < 0.4
     assert np.median(errors(sweep(inputs, targets), new, truth)) > 1.0
 
 
