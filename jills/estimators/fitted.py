@@ -67,6 +67,13 @@ class Fitted:
         units = (jnp.asarray(each, columns.dtype) for each in (self.targets.mean, self.targets.scale, self.factor))
         return _together(told, *units)
 
+    @property
+    def noise(self) -> np.ndarray:
+        """The variance of targets about the function, `(k,)`, in their units, mean of the members."""
+        one = padded(np.zeros((1, len(self.inputs.mean)), self.state.loss.dtype))
+        told = np.mean(np.asarray(self.each(one).noise, np.float64), axis=0)
+        return told * self.factor * self.targets.scale**2
+
     def each(self, columns: np.ndarray) -> Prediction:
         """What every member tells of standardised rows, leaves `[M, …]`, in standardised units."""
         algorithm = self.method.algorithm

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jills.estimators.base import NetworkEstimator
 
@@ -67,13 +67,17 @@ class NetworkRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
         targets = np.asarray(y, np.float64).reshape(len(X), -1)
         weights = self._rows(X, sample_weight)
         unseen = self._fit(X, targets, weights, True, "squared_error", flat=flat)
-        noise = np.asarray(self.fitted_.each(self.fitted_.batch.inputs[:1]).noise, np.float64)
-        self.noise_std_ = np.sqrt(np.mean(noise, axis=0) * self.fitted_.factor) * self.fitted_.targets.scale
         if unseen is not None:
             self.oof_prediction_, self.oof_std_ = (each[:, 0] if flat else each for each in unseen)
             unseen = unseen[0]
             self.oof_score_ = float(r2_score(targets, unseen, sample_weight=weights))
         return self
+
+    @property
+    def noise_std_(self) -> np.ndarray:
+        """Standard deviation of the noise, `(k,)`, in the targets' units."""
+        check_is_fitted(self)
+        return np.sqrt(self.fitted_.noise)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "NetworkRegressor":
         """One step of Gauss–Newton on a minibatch, best of some hundred rows or more; goes on from `fit`.
@@ -84,7 +88,6 @@ class NetworkRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
         X, y = validate_data(self, X, y, reset=first, multi_output=True, y_numeric=True, dtype=np.float64)
         targets = np.asarray(y, np.float64).reshape(len(X), -1)
         self._partial(X, targets, self._rows(X, sample_weight), True, "squared_error", flat=np.ndim(y) == 1)
-        self.noise_std_ = np.sqrt(self.fitted_.residual) * self.fitted_.targets.scale
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:

@@ -95,7 +95,8 @@ def train(
         state=None if before is None else before.state,
     )
     chosen = _best_hparams(result, judged=judge is not None)
-    one = lambda tree: jax.tree.map(lambda leaf: leaf[chosen], tree)  # noqa: E731 used at once
+    # By NumPy: JAX would compile each of these.
+    one = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], tree)  # noqa: E731 used at once
     state, info = one(result.state), one(result.info)
     loss = np.asarray(info.loss, np.float64)
     fitted = Fitted(
