@@ -141,10 +141,14 @@ LEAF = 128  # triangles of up to this size are inverted by LAPACK at once
 MORE, ATTEMPTS = 8.0, 5  # a shift that rounding makes too small is raised so much, so often
 
 
+def shifted(matrix: jax.Array, shift: jax.Array) -> jax.Array:
+    """`M + τ I`."""
+    return jnp.where(jnp.eye(matrix.shape[0], dtype=bool), matrix + shift, matrix)
+
+
 def _root_of_inverse(matrix, shift):
-    eye = jnp.eye(matrix.shape[0], dtype=bool)
     valid = jnp.isfinite(jnp.sum(jnp.abs(matrix)) + shift)
-    matrix = jnp.where(valid, matrix, eye.astype(matrix.dtype))
+    matrix = jnp.where(valid, matrix, jnp.eye(matrix.shape[0], dtype=matrix.dtype))
 
     def failed(carry):
         count, _, factor = carry
@@ -153,8 +157,7 @@ def _root_of_inverse(matrix, shift):
     def again(carry):
         count, shift, _ = carry
         shift *= MORE
-        shifted = jnp.where(eye, matrix + shift, matrix)
-        return count + 1, shift, lax.linalg.cholesky(shifted, symmetrize_input=False)
+        return count + 1, shift, lax.linalg.cholesky(shifted(matrix, shift), symmetrize_input=False)
 
     begin = (jnp.zeros((), jnp.int32), shift / MORE, jnp.full_like(matrix, jnp.nan))
     _, shift, factor = lax.while_loop(failed, again, alike(begin, matrix, shift))

@@ -321,11 +321,10 @@ def _told(model, name, hint):
 
 def _log_evidence(model):
     """`(M, T)`, of a member that has ended its last value; None where the algorithm tells none."""
-    trained = getattr(model, "_trained_", None)
-    told = None if trained is None else getattr(trained.result.info.detail, "log_evidence", None)
+    told = getattr(model, "log_evidence_curve_", None)
     if told is None:
         return None
-    curves = np.array(told, float)[0]  # of the one setting of hyperparameters that evidence has
+    curves = np.array(told, float)
     for t in range(1, curves.shape[1]):
         curves[:, t] = np.where(np.isfinite(curves[:, t]), curves[:, t], curves[:, t - 1])
     return curves

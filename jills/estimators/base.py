@@ -13,7 +13,7 @@ from jills.estimators.forward import Forward, Scaling
 from jills.estimators.methods import checked_sizes, method_of
 from jills.estimators.minibatches import advance, begin
 from jills.estimators.rows import as_batch, merged
-from jills.estimators.training import Table, Trained, out_of_fold, train
+from jills.estimators.training import Outcome, Table, out_of_fold, train
 
 CANDIDATES = ((10,), (50,), (20, 20))  # of hidden="auto"
 AUTO_FOLDS = 5
@@ -97,8 +97,8 @@ class NetworkEstimator(BaseEstimator):
             return None
         known = rows.places >= 0
         mean, std = (np.empty((len(X), unseen[0].shape[1])) for _ in range(2))
-        mean[known] = outputs.undone(unseen[0])[rows.places[known]] if scaled else unseen[0][rows.places[known]]
-        std[known] = (unseen[1] * outputs.scale if scaled else unseen[1])[rows.places[known]]
+        mean[known] = outputs.undone(unseen[0])[rows.places[known]]
+        std[known] = (unseen[1] * outputs.scale)[rows.places[known]]
         if not np.all(known):  # no member saw them
             mean[~known], std[~known] = self._of_all(X[~known])
         return mean, std
@@ -122,13 +122,15 @@ class NetworkEstimator(BaseEstimator):
             start = known.params if known else int(self.members)
             stream = begin(method.algorithm.network, LOSSES[loss], words["regularization"], start, seed, batch)
         self._stream = stream = advance(stream, batch)
-        fields = {"inputs": inputs, "targets": outputs, "residual": stream.residual, "batch": batch}
         self.fitted_ = Fitted(
             described={**words, "loss": loss},
             state=stream.state,
             params=stream.state.params,
+            batch=batch,
+            inputs=inputs,
+            targets=outputs,
             factor=np.ones(targets.shape[1]),
-            **fields,
+            residual=stream.residual,
             **told,
         )
         self.hidden_, self.n_iter_ = checked_sizes(self.hidden), int(np.max(np.asarray(stream.state.step)))
@@ -166,7 +168,7 @@ class NetworkEstimator(BaseEstimator):
             return None
         return self._trained_.result
 
-    def _tell(self, trained: Trained):
+    def _tell(self, trained: Outcome):
         """Attributes that end with an underscore."""
         fitted = self.fitted_
         state = fitted.state

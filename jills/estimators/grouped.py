@@ -15,10 +15,10 @@ from jills.estimators.base import NetworkEstimator
 from jills.estimators.fitted import LOSSES
 from jills.estimators.methods import checked_sizes, method_of
 from jills.estimators.rows import merged, padded_size
-from jills.estimators.training import CHUNK, start_of
+from jills.estimators.training import swept
 from jills.evidence import predict as predict_by_evidence
 from jills.predictions import ensemble
-from jills.training import diagnose, progress_bar, sweep
+from jills.training import diagnose
 from jills.types import Batch
 
 
@@ -87,28 +87,13 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
         sizes = (X.shape[1], *checked_sizes(self.hidden), 1)
         method = method_of(sizes, self.activation, LOSSES["squared_error"], "evidence", "evidence", self.max_steps)
         stacked = (_stacked(X, places), _stacked(y[:, None], places), _stacked(weights, places))
-        repeated = (np.repeat(np.asarray(each, dtype), members, axis=0) for each in stacked)
-        batches = Batch(*repeated)
+        batch = Batch(*(np.asarray(each, dtype) for each in stacked))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         keys = jax.random.split(jax.random.key(seed), count * members)
-        network = method.algorithm.network
-        bar = progress_bar(method.num_steps) if self.verbose else None
-        result = sweep(
-            method.algorithm,
-            method.hparams,
-            start_of(network, dtype),
-            keys,
-            method.num_steps,
-            CHUNK,
-            bar,
-            batches=batches,
-        )
+        batches = jax.tree.map(lambda leaf: np.repeat(leaf, members, axis=0), batch)
+        result = swept(method, keys, dtype, self.verbose, batches)
         state = jax.tree.map(lambda leaf: leaf[0].reshape(count, members, *leaf.shape[2:]), result.state)
-        self._method, self._state, self._rows_of_groups = (
-            method,
-            state,
-            Batch(*(leaf[:, 0] for leaf in _by(batches, members))),
-        )
+        self._method, self._state, self._rows_of_groups = method, state, batch
         self.n_iter_ = int(np.max(np.asarray(state.step)))
         told = self._told(np.zeros((count, 1, X.shape[1])))
         self.noise_std_ = np.sqrt(np.asarray(told.noise, np.float64)[:, 0])
@@ -216,10 +201,6 @@ def _gathered(stacked, places, count):
     values = np.empty(count)
     values[places[rows, columns]] = np.asarray(stacked, np.float64)[rows, columns, 0]
     return values
-
-
-def _by(batch, members):
-    return (leaf.reshape(-1, members, *leaf.shape[1:]) for leaf in batch)
 
 
 def _one_group(algorithm, state, rows, inputs):

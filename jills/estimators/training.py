@@ -11,9 +11,10 @@ from jills.estimators.fitted import Fitted
 from jills.estimators.forward import Scaling, probabilities
 from jills.estimators.methods import Method
 from jills.estimators.rows import as_batch, padded
-from jills.evidence import Evidence
 from jills.network import Network
+from jills.predictions import Prediction
 from jills.training import Diagnosis, SweepResult, diagnose, progress_bar, sweep
+from jills.types import Batch
 
 CHUNK = 20  # steps between two looks at the progress
 HELD_OUT = 0.2  # of the rows, where validation rows choose
@@ -27,7 +28,7 @@ class Table(NamedTuple):
     weights: np.ndarray  # (n,)
 
 
-class Trained(NamedTuple):
+class Outcome(NamedTuple):
     """What training leaves behind, beside the `Fitted`."""
 
     result: SweepResult  # leaves [1, M, …]
@@ -45,6 +46,21 @@ def _start(network, like, key):
     return network.init(key, like.dtype)
 
 
+def swept(method: Method, keys: jax.Array, dtype: Any, verbose: bool, batches: Batch, **options: Any) -> SweepResult:
+    """A sweep of a method from the starts of keys; `options` are those of `sweep`."""
+    return sweep(
+        method.algorithm,
+        method.hparams,
+        start_of(method.algorithm.network, dtype),
+        keys,
+        method.num_steps,
+        CHUNK,
+        progress_bar(method.num_steps) if verbose else None,
+        batches=batches,
+        **options,
+    )
+
+
 def train(
     method: Method,
     described: dict[str, Any],
@@ -57,7 +73,7 @@ def train(
     verbose: bool = False,
     before: SweepResult | None = None,
     **told: Any,
-) -> tuple[Fitted, Trained]:
+) -> tuple[Fitted, Outcome]:
     """Trains M members and puts them together.
 
     Args:
@@ -76,24 +92,13 @@ def train(
     key = jax.random.key(seed)
     weights, validation = _shares(key, method, table, members, folds)
     keys = jax.random.split(key, len(weights))
-    network = method.algorithm.network
     same = (weights == weights[0]).all()
     batch = as_batch(table.inputs, table.targets, weights[0] if same else weights, dtype)
     batches = jax.tree.map(jnp.asarray, batch)
     judge = None if validation is None else as_batch(table.inputs, table.targets, validation, dtype)
-    result = sweep(
-        method.algorithm,
-        method.hparams,
-        start_of(network, dtype),
-        keys,
-        method.num_steps,
-        CHUNK,
-        progress_bar(method.num_steps) if verbose else None,
-        batches=batches,
-        validation=judge,
-        patience=None if judge is None else method.patience,
-        state=None if before is None else before.state,
-    )
+    options: dict[str, Any] = {"validation": judge, "patience": None if judge is None else method.patience}
+    options["state"] = None if before is None else before.state
+    result = swept(method, keys, dtype, verbose, batches, **options)
     chosen = _best_hparams(result, judged=judge is not None)
     # By NumPy: JAX would compile each of these.
     one = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], tree)  # noqa: E731 used at once
@@ -110,10 +115,10 @@ def train(
         residual=np.zeros(table.targets.shape[1]),
         **told,
     )
-    if not isinstance(method.algorithm, Evidence):
+    if not method.by_evidence:
         seen = table.weights if validation is None else validation
         fitted = _with(fitted, residual=_residual(fitted, table, seen))
-    return fitted, Trained(result, np.nanmean(loss, axis=0), diagnose(state, info), weights)
+    return fitted, Outcome(result, np.nanmean(loss, axis=0), diagnose(state, info), weights)
 
 
 def _shares(key, method, table, members, folds):
@@ -143,34 +148,34 @@ def _best_hparams(result, judged):
 
 def _residual(fitted, table, weights):
     """Mean square of what the ensemble leaves of targets, `(k,)`."""
-    mean = fitted.forward._replace(inputs=Scaling.none(table.inputs.shape[1])).each(table.inputs).mean(axis=0)
-    apart = table.targets - fitted.targets.applied(mean)
+    apart = table.targets - fitted.targets.applied(_outputs(fitted, table).mean(axis=0))
     return np.average(np.square(apart), axis=0, weights=weights)
 
 
-def out_of_fold(fitted: Fitted, trained: Trained, table: Table, folds: int) -> tuple[Fitted, np.ndarray, np.ndarray]:
+def _outputs(fitted, table):
+    """Of every member for standardised rows, in the units of the targets, `(M, n, k)`; of classes logits."""
+    return fitted.forward._replace(inputs=Scaling.none(table.inputs.shape[1])).each(table.inputs)
+
+
+def out_of_fold(fitted: Fitted, trained: Outcome, table: Table, folds: int) -> tuple[Fitted, np.ndarray, np.ndarray]:
     """The predictions for rows by members that did not see them; and the fitted with the factor that they ask for.
 
     Returns:
         The `Fitted`; standardised means, `(n, k)`, or for classes probabilities; and their deviations.
     """
     n, rounds = len(table.inputs), len(trained.weights) // folds
-    columns = padded(table.inputs.astype(fitted.state.loss.dtype))
-    told = jax.tree.map(lambda leaf: leaf[:, :n] if leaf.ndim == 3 else leaf, fitted.each(columns))
-    if fitted.classes is not None:
-        logits = fitted.forward._replace(inputs=Scaling.none(table.inputs.shape[1])).each(table.inputs)
-        told = told._replace(mean=jnp.asarray(probabilities(logits), told.mean.dtype))
-        told = told._replace(
-            variance=jnp.zeros_like(told.mean),
-            moderated=told.mean,
-            noise=jnp.zeros((len(told.mean), told.mean.shape[2]), told.mean.dtype),
-        )
+    if fitted.classes is None:
+        columns = padded(table.inputs.astype(fitted.state.loss.dtype))
+        told = jax.tree.map(lambda leaf: leaf[:, :n] if leaf.ndim == 3 else leaf, fitted.each(columns))
+    else:
+        mean = jnp.asarray(probabilities(_outputs(fitted, table)), fitted.state.loss.dtype)
+        told = Prediction(mean, jnp.zeros_like(mean), jnp.zeros_like(mean[:, 0]), mean)
     dtype = told.mean.dtype
     unseen = predictions.out_of_fold(told, jnp.asarray(trained.weights > 0, dtype), rounds)
     mean = np.asarray(unseen.mean, np.float64)
     if fitted.classes is not None:
         return fitted, mean, np.zeros_like(mean)
-    if not isinstance(fitted.method.algorithm, Evidence):
+    if not fitted.method.by_evidence:
         residual = np.average(np.square(table.targets - mean), axis=0, weights=table.weights)
         return _with(fitted, residual=residual), mean, np.broadcast_to(np.sqrt(residual), mean.shape)
     weights = jnp.asarray(table.weights, dtype)

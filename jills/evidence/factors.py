@@ -149,9 +149,3 @@ def scaled_to_unit(gram: jax.Array, alpha: jax.Array) -> tuple[jax.Array, jax.Ar
 def rounding(scaled: jax.Array) -> float:
     """What rounding of the entries of C can change of its eigenvalues."""
     return float(4 * jnp.finfo(scaled.dtype).eps * np.sqrt(scaled.shape[0]))
-
-
-def shifted(scaled: jax.Array, shift: jax.Array) -> jax.Array:
-    """`C + τ I`."""
-    eye = jnp.eye(scaled.shape[0], dtype=bool)
-    return jnp.where(eye, 1.0 + shift, scaled)

@@ -15,7 +15,7 @@ from jills import activations, linalg, linearization
 from jills.batches import total_weight, uniform_weights
 from jills.evidence import curvature, likelihood
 from jills.evidence.curvature import Blocks, Statistics
-from jills.evidence.factors import Posterior, rounding, scaled_to_unit, shifted
+from jills.evidence.factors import Posterior, rounding, scaled_to_unit
 from jills.evidence.likelihood import Likelihood
 from jills.evidence.standard import Standard
 from jills.linalg import dot, flatten, matmul, positive, unflatten
@@ -164,7 +164,7 @@ class Objective(NamedTuple):
             scaled, diagonal = scaled_to_unit(beta * gram, alpha)
             root = jnp.sqrt(diagonal)
             shift = jnp.asarray(rounding(scaled), scaled.dtype)
-            return linalg.solve(shifted(scaled, shift), beta * right / root) / root
+            return linalg.solve(linalg.shifted(scaled, shift), beta * right / root) / root
 
         beta = jnp.broadcast_to(self.beta, (right.shape[1],))
         last = jax.vmap(solve, in_axes=(1, 0, 1), out_axes=1)(alpha, beta, right)
