@@ -147,8 +147,9 @@ def shifted(matrix: jax.Array, shift: jax.Array) -> jax.Array:
 
 
 def _root_of_inverse(matrix, shift):
-    valid = jnp.isfinite(jnp.sum(jnp.abs(matrix)) + shift)
-    matrix = jnp.where(valid, matrix, jnp.eye(matrix.shape[0], dtype=matrix.dtype))
+    # NaN must not reach LAPACK; of minus one it makes no root either, and JAX fills in NaN.
+    valid = jnp.isfinite(jnp.sum(matrix) + shift)
+    eye = jnp.eye(matrix.shape[0], dtype=bool)
 
     def failed(carry):
         count, _, factor = carry
@@ -157,11 +158,12 @@ def _root_of_inverse(matrix, shift):
     def again(carry):
         count, shift, _ = carry
         shift *= MORE
-        return count + 1, shift, lax.linalg.cholesky(shifted(matrix, shift), symmetrize_input=False)
+        usable = jnp.where(valid, jnp.where(eye, matrix + shift, matrix), -eye.astype(matrix.dtype))
+        return count + 1, shift, lax.linalg.cholesky(usable, symmetrize_input=False)
 
     begin = (jnp.zeros((), jnp.int32), shift / MORE, jnp.full_like(matrix, jnp.nan))
     _, shift, factor = lax.while_loop(failed, again, alike(begin, matrix, shift))
-    return jnp.where(valid, _inverse_of_triangle(factor), jnp.nan), shift
+    return _inverse_of_triangle(factor), shift
 
 
 def _inverse_of_triangle(factor):

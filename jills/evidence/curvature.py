@@ -160,9 +160,12 @@ def _pairs(layers):
 
 
 def _table(below, sensitivity, curved, one, other):
-    """`Σ_n (a_i a'_i') M_jj'`, pairs of i × pairs of j."""
+    """`Σ_n (a_i a'_i') M_jj'`, pairs of i × pairs of j; of a single j, `m × m` at once."""
     m, m_other = below[one].shape[0], below[other].shape[0]
     (k, q, _), q_other = sensitivity[one].shape, sensitivity[other].shape[1]
+    if one == other and q == 1:
+        weight = add([sensitivity[one][c] * curved[one][c] for c in range(k)])
+        return matmul(weight * below[one], below[one].T)
     if one == other:
         (low, high), (left, right) = np.triu_indices(m), np.triu_indices(q)
     else:
@@ -176,6 +179,8 @@ def _table(below, sensitivity, curved, one, other):
 def _laid_out(table, network, one, other):
     m, m_other = network.sizes[one] + 1, network.sizes[other] + 1
     q, q_other = network.sizes[one + 1], network.sizes[other + 1]
+    if one == other and q == 1:
+        return table
     if one == other:
         table = _taken(_taken(table, _symmetric(m).ravel()).T, _symmetric(q).ravel()).T
     return table.reshape(m, m_other, q, q_other).transpose(0, 2, 1, 3).reshape(m * q, m_other * q_other)
