@@ -5,6 +5,7 @@ import typing as _typing
 from jills import activations, adam, evidence, gauss_newton, ills, losses, results, solvers, training
 from jills.activations import Activation
 from jills.algorithm import Algorithm
+from jills.compilation import compiler_options, enable_compilation_cache
 from jills.conjugate_gradients import ConjugateGradients
 from jills.hparams import product
 from jills.losses import Loss
@@ -69,7 +70,9 @@ __all__ = [
     "activations",
     "adam",
     "calibration",
+    "compiler_options",
     "diagnose",
+    "enable_compilation_cache",
     "ensemble",
     "estimators",
     "evidence",

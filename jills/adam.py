@@ -10,18 +10,20 @@ so its rate stays a number that can differ between the members of a sweep.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jills import losses
 from jills.algorithm import Algorithm
 from jills.hparams import Limit, in_dtype
 from jills.network import Network
-from jills.transformations import exported
+from jills.transformations import exported, imported_optax
 from jills.types import Batch, Params, State
+
+if TYPE_CHECKING:
+    import optax
 
 
 @exported
@@ -56,20 +58,16 @@ class Inner(NamedTuple):
     gradient: Params
 
 
-for _kind in (optax.ScaleByAdamState, optax.EmptyState):
-    exported(_kind)
-
-
-def adam(hparams: Hparams) -> optax.GradientTransformation:
+def adam(hparams: Hparams) -> "optax.GradientTransformation":
     """`optax.adam` with these hyperparameters."""
-    return optax.adam(hparams.learning_rate, b1=hparams.b1, b2=hparams.b2, eps=hparams.eps)
+    return imported_optax().adam(hparams.learning_rate, b1=hparams.b1, b2=hparams.b2, eps=hparams.eps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptaxAlgorithm(Algorithm):
     """The algorithm; make it with `build`."""
 
-    optimizer: Callable[[Any], optax.GradientTransformation] = adam
+    optimizer: "Callable[[Any], optax.GradientTransformation]" = adam
     defaults: Any = Hparams()
 
     blank_detail: ClassVar = Detail()
@@ -100,16 +98,16 @@ class OptaxAlgorithm(Algorithm):
             )
         params = jax.tree.map(jnp.add, state.params, change)
         inner = Inner(in_dtype(optimizer_state, state.loss.dtype), gradient)
-        return state._replace(params=params, inner=inner), Detail(optax.tree.norm(gradient))
+        return state._replace(params=params, inner=inner), Detail(imported_optax().tree.norm(gradient))
 
     def _optimizer(self, hparams):
-        return optax.with_extra_args_support(self.optimizer(hparams))
+        return imported_optax().with_extra_args_support(self.optimizer(hparams))
 
 
 def build(
     network: Network,
     loss: losses.Loss = losses.squared_error,
-    optimizer: Callable[[Any], optax.GradientTransformation] = adam,
+    optimizer: "Callable[[Any], optax.GradientTransformation]" = adam,
     defaults: Any = Hparams(),
     *,
     full_batch: bool = True,

@@ -42,7 +42,6 @@ Optional, each a line or a method:
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -51,6 +50,7 @@ import jax.numpy as jnp
 from jills import checks, results
 from jills.arrays import cast, native_dtype
 from jills.batches import cast_known, fingerprint, has_weight, of_other_rows, prepare, uniform_weights
+from jills.compilation import Program
 from jills.losses import Loss, squared_error
 from jills.network import Network
 from jills.states import is_finite, keep_best, norm_of_change, same_loss, share_saturated, with_records
@@ -79,7 +79,8 @@ class Algorithm(ABC):
         keeps_activations: whether `update` reads `state.activations`; else they are `()`.
         tells_loss: whether `update` returns a state whose `loss` is that of its new parameters.
         forward_mode_only: why no derivative in reverse mode is taken through its steps; empty: it is.
-        compiler_options: of XLA, for the programs of `sweep`; one that XLA does not know is left out.
+        compiler_options: of XLA, for its programs in the full tier, see `jills.run`; one that XLA does not know is
+            left out.
     """
 
     network: Network
@@ -157,7 +158,7 @@ class Algorithm(ABC):
         """
         self.check_problem(params, batch)
         dtype = native_dtype(params[0].weight)
-        return _init(self, cast(params, dtype), cast_known(batch, dtype))
+        return _init("fast", {}, (self,), cast(params, dtype), cast_known(batch, dtype))
 
     def begin(self, params: Params, batch: Batch) -> tuple[State, Any]:
         """`init` without its checks, and the batch prepared for `advance`; `resume` is the same for a state."""
@@ -290,12 +291,13 @@ class Algorithm(ABC):
         return forward_only(told, _NO_REVERSE.format(self.forward_mode_only)) if self.forward_mode_only else told
 
 
-@partial(jax.jit, static_argnums=0)
-def _init(algorithm, params, batch):
+def _begun(algorithm, params, batch):
     # What a program returns is new, every array: a step that donates its state takes nothing from the caller, and
     # nothing twice. And JAX, where it looks for infinite numbers, does not see those of a blank state.
     return algorithm.begin(params, batch)[0]
 
+
+_init = Program(_begun, (0,))
 
 _NO_REVERSE = (
     "derivatives in reverse mode (jax.grad, jax.vjp) cannot be taken through the steps of this algorithm: {}. With "

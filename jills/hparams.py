@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jills.arrays import brief, is_argument, is_real, native
+from jills.arrays import brief, is_argument, is_real, known, native
 
 Kind = TypeVar("Kind", bound=type)
 Hparams = TypeVar("Hparams", bound=tuple)
@@ -116,7 +116,13 @@ def as_columns(hparams: Hparams) -> tuple[int, Hparams]:
             "one H ≥ 1 for all (they are zipped; jills.product makes all combinations)"
         )
     count = lengths.pop() if lengths else 1
-    return count, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count,)), native(hparams))
+    return count, jax.tree.map(lambda leaf: _spread(leaf, count), native(hparams))
+
+
+def _spread(leaf, count):
+    if isinstance(leaf, jax.Array) and known(leaf) and not leaf.weak_type:
+        return np.broadcast_to(np.asarray(leaf), (count,))  # by NumPy: JAX would compile it
+    return jnp.broadcast_to(leaf, (count,))
 
 
 def in_dtype(tree: Any, dtype) -> Any:

@@ -5,12 +5,13 @@ elsewhere (`fold_batches`).
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg  # noqa: F401 JAX would import it at the first LAPACK call of a CPU
 from jax import lax
 from jax.scipy.linalg import cho_solve
 
@@ -54,6 +55,12 @@ def positive(number: jax.Array) -> jax.Array:
     return jnp.where(number > 0, number, jnp.ones_like(number))
 
 
+@cache
+def only_cpu() -> bool:
+    """Whether this process has no device but CPUs."""
+    return jax.default_backend() == "cpu"
+
+
 def fold_batches(one: Callable[..., Any], at_once: Callable[..., Any]) -> Callable[..., Any]:
     """A function of arrays with one leading batch axis, into which every `vmap` around it is folded.
 
@@ -72,6 +79,8 @@ def fold_batches(one: Callable[..., Any], at_once: Callable[..., Any]) -> Callab
 
     @jax.custom_batching.custom_vmap
     def over_batch(*args):
+        if only_cpu():  # to trace what will not be run takes as long
+            return one_by_one(*args)
         return lax.platform_dependent(*args, cpu=one_by_one, default=at_once)
 
     @over_batch.def_vmap

@@ -1,5 +1,6 @@
 """A fully connected network: its sizes and activations, and the pure functions they define."""
 
+import itertools
 import math
 import numbers
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills.activations import Activation, identity
-from jills.arrays import cast, check_array, native_dtype, typed_keys
+from jills.arrays import cast, check_array, known, native_dtype, typed_keys
+from jills.compilation import Program
 from jills.linalg import matmul
 from jills.types import Activations, Layer, Params
 
@@ -91,12 +93,10 @@ class Network:
         dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"dtype is {dtype}, but must be float32 or float64")
-        layers = []
-        keys = jax.random.split(key, self.num_layers)
-        for layer_key, fan_in, fan_out in zip(keys, self.sizes[:-1], self.sizes[1:], strict=True):
-            both = jax.random.normal(layer_key, (fan_in + 1, fan_out), dtype) * (scale / math.sqrt(fan_in))
-            layers.append(Layer(both[:-1], both[-1]))
-        return tuple(layers)
+        scales = [scale / math.sqrt(fan_in) for fan_in in self.sizes[:-1]]
+        if known(scale):
+            scales = list(np.asarray(scales, dtype))  # by NumPy: JAX would compile that
+        return _draw("fast", {}, (self.sizes, dtype), key, scales)
 
     def check_params(self, params: Params) -> None:
         """Raises ValueError where params are not those of this network: shapes, and one floating dtype for all."""
@@ -155,6 +155,17 @@ def _several(given, expected):
     if [(weight[-2:], bias[-1:]) for weight, bias in given] != expected:
         return ""
     return "; for those of several networks, as a sweep returns them, use jax.vmap, or take one with jax.tree.map"
+
+
+def _drawn(sizes, dtype, key, scales):
+    layers, keys = [], jax.random.split(key, len(scales))
+    for at, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        both = jax.random.normal(keys[at], (fan_in + 1, fan_out), dtype) * jnp.asarray(scales[at], dtype)
+        layers.append(Layer(both[:-1], both[-1]))
+    return tuple(layers)
+
+
+_draw = Program(_drawn, (0, 1))  # one program: drawn by themselves, matrices would cost a second
 
 
 def total_input(layer: Layer, below: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any, TypeVar
 
 import jax
@@ -68,6 +69,16 @@ def exported(kind: Kind) -> Kind:
     with suppress(ValueError):  # somebody has registered it already; or a notebook loads its module again
         register_namedtuple_serialization(kind, serialized_name=f"{kind.__module__}.{kind.__qualname__}")
     return kind
+
+
+@cache
+def imported_optax() -> Any:
+    """Optax, imported where it is used: to train without it begins sooner. Exported programs may hold its states."""
+    import optax
+
+    for kind in (optax.ScaleByAdamState, optax.EmptyState, optax.TraceState):
+        exported(kind)
+    return optax
 
 
 def _refuse(cotangent, operand, *, message):

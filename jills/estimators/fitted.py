@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import losses
+from jills.compilation import Program
 from jills.estimators.forward import Forward, Scaling, probabilities
 from jills.estimators.methods import Method, method_of
 from jills.estimators.rows import padded
@@ -61,11 +61,15 @@ class Fitted:
 
     def distribution(self, inputs: Any) -> Ensemble:
         """All that is known of new targets, in their units; NumPy inputs `(n, d)`, compiled once for a size of rows."""
-        columns = np.asarray(self.inputs.applied(inputs), self.state.loss.dtype)
-        told = self.each(padded(columns))
-        told = jax.tree.map(lambda leaf: leaf[:, : len(columns)] if leaf.ndim == 3 else leaf, told)
-        units = (jnp.asarray(each, columns.dtype) for each in (self.targets.mean, self.targets.scale, self.factor))
-        return _together(told, *units)
+        told, n = self._padded(inputs), len(inputs)
+        members = jax.tree.map(lambda leaf: leaf[:, :n] if leaf.ndim == 3 else leaf, told.members)
+        return Ensemble(told.mean[:n], told.within[:n], told.between[:n], told.noise, members)
+
+    def _padded(self, inputs):
+        """With rows up to the next size of a compiled program, the last of which mean nothing."""
+        columns = padded(np.asarray(self.inputs.applied(inputs), self.state.loss.dtype))
+        units = (np.asarray(each, columns.dtype) for each in (self.targets.mean, self.targets.scale, self.factor))
+        return _together("fast", {}, (), self.each(columns), *units)
 
     @property
     def noise(self) -> np.ndarray:
@@ -78,10 +82,11 @@ class Fitted:
         """What every member tells of standardised rows, leaves `[M, …]`, in standardised units."""
         algorithm = self.method.algorithm
         if isinstance(algorithm, Evidence):
-            return _by_evidence(algorithm, self.state, self.batch, columns)
-        mean = _outputs(algorithm, self.params, columns)
+            options = algorithm.compiler_options
+            return _by_evidence("auto", options, (algorithm,), self.state, self.batch, columns)
+        mean = np.asarray(_outputs("fast", {}, (algorithm.network,), self.params, columns))
         noise = np.broadcast_to(self.residual.astype(mean.dtype), (len(mean), mean.shape[2]))
-        return Prediction(mean, jnp.zeros_like(mean), jnp.asarray(noise), mean)
+        return Prediction(*jax.device_put((mean, np.zeros_like(mean), noise, mean)))
 
     def predict(self, inputs: Any, return_std: bool = False) -> Any:
         """The mean of the networks; with `return_std` also the standard deviation of a new target. Classes: labels."""
@@ -91,7 +96,9 @@ class Fitted:
         mean = self._shaped(self.forward.predict(inputs))
         if not return_std:
             return mean
-        return mean, self._shaped(np.sqrt(np.asarray(self.distribution(inputs).variance, np.float64)))
+        told = self._padded(inputs)
+        variance = _variance("fast", {}, (), told)
+        return mean, self._shaped(np.sqrt(np.asarray(variance, np.float64)[: len(inputs)]))
 
     def predict_interval(self, inputs: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper ends between which a new target lies with this probability, as many above as below.
@@ -104,7 +111,9 @@ class Fitted:
         if not 0.0 < coverage < 1.0:
             raise ValueError(f"predict_interval: coverage is {coverage}, but must lie between 0 and 1")
         levels = [0.5 - 0.5 * coverage, 0.5 + 0.5 * coverage]
-        low, high = np.asarray(self.distribution(self._checked(inputs)).quantiles(levels), np.float64)
+        inputs = self._checked(inputs)
+        told = _quantiles("fast", {}, (), self._padded(inputs), np.asarray(levels, self.state.loss.dtype))
+        low, high = np.asarray(told, np.float64)[:, : len(inputs)]
         return self._shaped(low), self._shaped(high)
 
     def predict_proba(self, inputs: Any) -> np.ndarray:
@@ -120,8 +129,9 @@ class Fitted:
 
     def sample_y(self, inputs: Any, n_samples: int = 1, random_state: int = 0) -> np.ndarray:
         """Draws of new targets, each row by itself, `(n, n_samples)` or `(n, k, n_samples)`; not of classes."""
-        told, rng = self.distribution(self._checked(inputs)), np.random.default_rng(random_state)
-        mean, deviation = (np.asarray(each, np.float64) for each in told.components())
+        inputs, rng = self._checked(inputs), np.random.default_rng(random_state)
+        told = _components("fast", {}, (), self._padded(inputs))
+        mean, deviation = (np.asarray(each, np.float64)[:, : len(inputs)] for each in told)
         members, n, k = mean.shape
         chosen = rng.integers(members, size=(n_samples, n))
         pick = lambda values: values[chosen, np.arange(n)]  # noqa: E731 used at once, (n_samples, n, k)
@@ -170,20 +180,17 @@ def load(path: str | Path) -> Fitted:
     return Fitted(described=described, flat=described.pop("flat"), **tree)
 
 
-@partial(jax.jit, static_argnums=0)
-def _by_evidence(algorithm: Evidence, states, batch, columns):
+def _told(algorithm: Evidence, states, batch, columns):
     rows = Batch(None, None, 0 if batch.weights.ndim == 2 else None)
     one = lambda state, batch: predict_by_evidence(algorithm, state, batch, columns)  # noqa: E731 used at once
     return jax.vmap(one, in_axes=(0, rows))(states, batch)
 
 
-@partial(jax.jit, static_argnums=0)
-def _outputs(algorithm, params, columns):
-    return jax.vmap(algorithm.network.predict, in_axes=(0, None))(params, columns)
+def _means(network, params, columns):
+    return jax.vmap(network.predict, in_axes=(0, None))(params, columns)
 
 
-@jax.jit
-def _together(told, mean, scale, factor):
+def _mixed(told, mean, scale, factor):
     """The ensemble in the units of the targets, with its variance calibrated."""
     row, square = scale[None, None, :], jnp.square(scale)
     return ensemble(
@@ -194,3 +201,8 @@ def _together(told, mean, scale, factor):
             moderated=told.moderated * row + mean[None, None, :],
         )
     ).calibrated(factor)
+
+
+_by_evidence, _outputs, _together = Program(_told, (0,)), Program(_means, (0,)), Program(_mixed, ())
+_variance, _components = Program(lambda told: told.variance, ()), Program(Ensemble.components, ())
+_quantiles = Program(Ensemble.quantiles, ())

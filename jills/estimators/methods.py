@@ -1,17 +1,19 @@
 """From the words of an estimator's parameters to an algorithm of the engine with its hyperparameters."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jills import adam, evidence, gauss_newton, ills
 from jills.algorithm import Algorithm
 from jills.estimators.forward import activation_of
 from jills.losses import Loss, squared_error
 from jills.network import Network
-from jills.transformations import exported
+from jills.transformations import exported, imported_optax
+
+if TYPE_CHECKING:
+    import optax
 
 ALGORITHMS = ("auto", "evidence", "gauss_newton", "ills", "adam")
 MOST_COLUMNS = 64  # with an α each; beyond, all parameters share one
@@ -28,9 +30,9 @@ class AdamW(NamedTuple):
     weight_decay: Any = 0.0
 
 
-def adamw(hparams: AdamW) -> optax.GradientTransformation:
+def adamw(hparams: AdamW) -> "optax.GradientTransformation":
     """Of Optax."""
-    return optax.adamw(hparams.learning_rate, weight_decay=hparams.weight_decay)
+    return imported_optax().adamw(hparams.learning_rate, weight_decay=hparams.weight_decay)
 
 
 class Method(NamedTuple):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import predictions
+from jills.compilation import Program
 from jills.estimators.fitted import Fitted
 from jills.estimators.forward import Scaling, probabilities
 from jills.estimators.methods import Method
@@ -37,9 +38,12 @@ class Outcome(NamedTuple):
     weights: np.ndarray  # (M, n) row weights of every member
 
 
+_split = Program(lambda count, key: jax.random.split(key, count), (0,))
+
+
 def start_of(network: Network, dtype: Any) -> Any:
     """A problem for `sweep(batches=…)`: the start of a key."""
-    return jax.tree_util.Partial(_start, network, jnp.zeros((), dtype))
+    return jax.tree_util.Partial(_start, network, np.zeros((), dtype))
 
 
 def _start(network, like, key):
@@ -91,10 +95,10 @@ def train(
     """
     key = jax.random.key(seed)
     weights, validation = _shares(key, method, table, members, folds)
-    keys = jax.random.split(key, len(weights))
+    keys = _split("fast", {}, (len(weights),), key)
     same = (weights == weights[0]).all()
     batch = as_batch(table.inputs, table.targets, weights[0] if same else weights, dtype)
-    batches = jax.tree.map(jnp.asarray, batch)
+    batches = jax.device_put(batch)
     judge = None if validation is None else as_batch(table.inputs, table.targets, validation, dtype)
     options: dict[str, Any] = {"validation": judge, "patience": None if judge is None else method.patience}
     options["state"] = None if before is None else before.state

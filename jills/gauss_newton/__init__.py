@@ -44,9 +44,7 @@ The modules of this package are private; what is public stands here.
 """
 
 from collections.abc import Callable
-from typing import Any
-
-import optax
+from typing import TYPE_CHECKING, Any
 
 from jills import checks, losses
 from jills.gauss_newton.blocks import checked, default_blocks, one_by_one, together
@@ -57,6 +55,9 @@ from jills.gauss_newton.solve import Automatic, LinearSolver, as_automatic
 from jills.linearization import Block
 from jills.network import Network
 
+if TYPE_CHECKING:
+    import optax
+
 
 def build(
     network: Network,
@@ -65,7 +66,7 @@ def build(
     *,
     full_batch: bool = True,
     blocks: tuple[Block, ...] | None = None,
-    optimizer: Callable[[Any], optax.GradientTransformation] | None = None,
+    optimizer: "Callable[[Any], optax.GradientTransformation] | None" = None,
     defaults: Any = None,
 ) -> FullBatch | Minibatch:
     """Layerwise Gauss–Newton for a network.

@@ -13,11 +13,10 @@ Preconditioner and D serve `RENEWAL` steps, or until one is not taken.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jills import linearization
 from jills.algorithm import Algorithm
@@ -34,8 +33,11 @@ from jills.gauss_newton.start import fitted
 from jills.hparams import Limit, by_keyword, in_dtype
 from jills.linearization import Block
 from jills.network import Network
-from jills.transformations import cond, exported
+from jills.transformations import cond, exported, imported_optax
 from jills.types import Batch, Params, State
+
+if TYPE_CHECKING:
+    import optax
 
 RENEWAL = 5
 
@@ -59,12 +61,9 @@ class MinibatchHparams(NamedTuple):
     elsewhere = "; for a rate that falls give build an Optax schedule by optimizer="
 
 
-exported(optax.TraceState)
-
-
-def heavy_ball(hparams: MinibatchHparams) -> optax.GradientTransformation:
+def heavy_ball(hparams: MinibatchHparams) -> "optax.GradientTransformation":
     """`optax.sgd`: `v ← momentum v − Δ`, `change = −learning_rate v`."""
-    return optax.sgd(hparams.learning_rate, hparams.momentum)
+    return imported_optax().sgd(hparams.learning_rate, hparams.momentum)
 
 
 def minibatch_hparams(network: Network, num_rows: int) -> MinibatchHparams:
@@ -101,7 +100,7 @@ class Minibatch(Algorithm):
     """The algorithm for steps on changing batches; make it with `build(…, full_batch=False)`."""
 
     linear_solver: Automatic
-    optimizer: Callable[[Any], optax.GradientTransformation] = heavy_ball
+    optimizer: "Callable[[Any], optax.GradientTransformation]" = heavy_ball
     defaults: Any = MinibatchHparams()
     full_batch: bool = False
 

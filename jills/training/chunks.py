@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from threadpoolctl import threadpool_limits
 
 from jills import results
+from jills.compilation import Program, attempt, options_of
 from jills.functions import Static
 from jills.training.members import member_of
 from jills.training.memory import heaviest_step
@@ -65,8 +66,7 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _chunk(static, chunk_steps, batch_size, mesh, shared, members, state, fresh, remaining):
+def _steps(static, chunk_steps, batch_size, mesh, shared, members, state, fresh, remaining):
     """`chunk_steps` steps, of which `remaining` count, of members `[B]`; `fresh`: starts them first."""
     algorithm = static.value
 
@@ -95,6 +95,9 @@ def _chunk(static, chunk_steps, batch_size, mesh, shared, members, state, fresh,
     return block(shared, fresh, remaining, (*members, state))
 
 
+_chunk = Program(_steps, (0, 1, 2, 3))
+
+
 Call = Callable[[int, State, bool, int], tuple[State, Info]]
 """`call(worker, its state, fresh, remaining)` runs one chunk of one worker and waits for it."""
 
@@ -104,16 +107,23 @@ class Traced(NamedTuple):
 
     program: Any  # of `jax.jit(…).trace`
     arguments: Callable[[int, State, bool, int], tuple]  # what a call is given
-    options: dict[str, Any]  # of the compiler
+    full: dict[str, Any]  # options of the full tier
 
     def work_bytes(self, plan: Plan) -> int:
         """The least that all its calls hold at once, beside the states."""
         calls = len(plan.members) if plan.mesh is None else plan.mesh.size
         return calls * heaviest_step(self.program.jaxpr.jaxpr)
 
-    def compile(self) -> Call:
-        """Compiles it, or finds it compiled: only shapes and static choices tell programs apart."""
-        program, wide = _compiled(self.program.lower(), self.options), bool(jax.config.read("jax_enable_x64"))
+    def compile(self, tier: str, calls: float) -> Call:
+        """Compiles it, or finds it compiled: only shapes and static choices tell programs apart.
+
+        Args:
+            tier: see `sweep`.
+            calls: of each worker.
+        """
+        lowered, wide = self.program.lower(), bool(jax.config.read("jax_enable_x64"))
+        options = options_of(tier, self.full, self.program.jaxpr.jaxpr, calls)
+        program = attempt(lambda known: lowered.compile(compiler_options=known or None), options)
 
         def call(worker, state, fresh, remaining):
             # Threads do not inherit JAX's context managers: hence this one, and the program compiled outside.
@@ -123,30 +133,21 @@ class Traced(NamedTuple):
         return call
 
 
-def trace_chunk(static: Static, plan: Plan, shared: tuple, members: tuple, start: State, chunk_steps: int) -> Traced:
-    """Traces the chunk for one worker; the others have the same shapes."""
+def trace_chunk(
+    static: Static, plan: Plan, shared: tuple, members: tuple, impl: Any, start: State, chunk_steps: int
+) -> Traced:
+    """Traces the chunk for one worker; the others have the same shapes. Keys come as their data, and what they are."""
     if plan.mesh is not None:  # an array that a user has put on one device would not go with the others
         shared = jax.device_put(shared, NamedSharding(plan.mesh, PartitionSpec()))
     rows = [_row(members, worker) for worker in range(len(plan.members))]
+    rows = [(hparams, jax.random.wrap_key_data(data, impl=impl), own) for hparams, data, own in rows]
 
     def arguments(worker, state, fresh, remaining):
         return shared, rows[worker], state, np.bool_(fresh), np.int32(remaining)
 
     choices = (static, chunk_steps, plan.batch_size, plan.mesh)
-    traced = _chunk.trace(*choices, *arguments(0, _row(start, 0), True, 0))
+    traced = _chunk.plain.trace(*choices, *arguments(0, _row(start, 0), True, 0))
     return Traced(traced, arguments, static.value.compiler_options)
-
-
-def _compiled(lowered, options):
-    """With options, or without where this XLA does not know them: they make it quicker, not right."""
-    if not options:
-        return lowered.compile()
-    try:
-        return lowered.compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
-            raise
-        return lowered.compile()
 
 
 def _row(tree, worker):

@@ -80,8 +80,12 @@ def _cast(part, dtype):
 
 
 def first(rows: Rows | None) -> Rows | None:
-    """That of the first member, for its shapes."""
-    return None if rows is None else rows._replace(stacked=jax.tree.map(lambda array: array[0], rows.stacked))
+    """The shapes of one member's."""
+    return None if rows is None else rows._replace(stacked=jax.eval_shape(lambda each: _taken(each, 0), rows.stacked))
+
+
+def _taken(tree, place):
+    return jax.tree.map(lambda array: array[place], tree)
 
 
 def member_of(problem: Any, key: jax.Array, rows: Rows | None, validation: Rows | None) -> Member:

@@ -13,15 +13,16 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from jills import checks, results
 from jills.algorithm import Algorithm
 from jills.arrays import cast
+from jills.compilation import check_tier
 from jills.functions import Static, settle
 from jills.hparams import as_columns
+from jills.linalg import only_cpu
 from jills.results import Stop
 from jills.training import chunks
 from jills.training.description import describe
@@ -71,6 +72,7 @@ def sweep(
     batches: Batch | None = None,
     validation: Batch | None = None,
     patience: int | None = None,
+    compile: str = "auto",
 ) -> SweepResult:
     """Trains H × S networks, all from one compiled program.
 
@@ -103,6 +105,7 @@ def sweep(
         validation: rows that choose `state.best_params`, see `run`; stacked or shared like `batches`. A member of a
             problem may bring its own.
         patience: stop a member after so many steps without a lower validation loss; None: do not.
+        compile: "fast", "full" or "auto", see `run`.
 
     Returns:
         A `SweepResult`, whose methods predict, tell the best member, and make tables. `result.info.loss[h, s, t]` is
@@ -115,6 +118,7 @@ def sweep(
             anything is compiled.
     """
     check_static(algorithm, metrics)
+    check_tier(compile)
     checks.check_function("problem", problem)
     num_steps = checks.checked_count("sweep: num_steps", num_steps)
     chunk_steps = checks.checked_count("sweep: chunk_steps", chunk_steps)
@@ -128,7 +132,8 @@ def sweep(
     static, problem = Static(algorithm), as_partial(problem)
     metrics = None if metrics is None else as_partial(metrics)
     rows = [split(name, given, len(keys)) for name, given in (("batches", batches), ("validation", validation))]
-    blank, judged = jax.eval_shape(partial(_checked_blank, algorithm), problem, keys[0], *map(first, rows))
+    one_key = jax.ShapeDtypeStruct((), keys.dtype)
+    blank, judged = jax.eval_shape(partial(_checked_blank, algorithm), problem, one_key, *map(first, rows))
     waits = checked_patience(judged, patience)
     rows = [ready(each, blank.loss.dtype) for each in rows]
     algorithm.check(hparams, dtype=blank.loss.dtype)
@@ -142,8 +147,10 @@ def sweep(
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
     hparam_index, key_index = np.divmod(plan.members, shape[1])
-    own = jax.tree.map(lambda leaf: leaf[key_index], [each and each.stacked for each in rows])
-    members = (jax.tree.map(lambda leaf: leaf[hparam_index], columns), keys[key_index], own)
+    # By NumPy where that copies nothing to a host: JAX would compile each of these.
+    own = jax.tree.map(lambda leaf: _on_host(leaf)[key_index], [each and each.stacked for each in rows])
+    data = np.asarray(jax.random.key_data(keys))
+    members = (jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index], columns), data[key_index], own)
     if state is None:
         start = jax.tree.map(lambda leaf: np.zeros((*plan.members.shape, *leaf.shape), leaf.dtype), blank)
     else:
@@ -151,9 +158,9 @@ def sweep(
         start = jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index, key_index], state)
 
     began = time.perf_counter()
-    traced = chunks.trace_chunk(static, plan, shared, members, start, chunk_steps)
+    traced = chunks.trace_chunk(static, plan, shared, members, jax.random.key_impl(keys), start, chunk_steps)
     _check_memory(kept, traced.work_bytes(plan), shape)
-    call = traced.compile()
+    call = traced.compile(compile, num_steps / chunk_steps)
     compile_seconds = time.perf_counter() - began
     settle(static, problem.func, *([] if metrics is None else [metrics.func]))
     report = partial(_report, on_chunk, shape)
@@ -162,7 +169,7 @@ def sweep(
     _check_started(final)
     info, done = chunks.join_infos(progress, num_steps)
     final, info = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), (final, info))
-    final = jax.tree.map(jnp.asarray, final)
+    final = jax.device_put(final)
     return SweepResult(
         state=final,
         info=info,
@@ -171,7 +178,7 @@ def sweep(
         compile_seconds=compile_seconds,
         run_seconds=progress.seconds,
         error=progress.error,
-        keys=np.asarray(jax.random.key_data(keys)),
+        keys=data,
         hparams=jax.tree.map(np.asarray, columns),
         algorithm=described,
         network=algorithm.network,
@@ -183,6 +190,10 @@ def _checked_blank(algorithm, problem, key, rows, validation):
     member = member_of(problem, key, rows, validation)
     check_member(algorithm, member)
     return algorithm.blank(member.params, member.batch), member.validation
+
+
+def _on_host(leaf):
+    return np.asarray(leaf) if only_cpu() else leaf
 
 
 def _check_memory(kept, work, shape):

@@ -1,0 +1,196 @@
+"""Tiers of compilation: which is taken, what they share, and the cache on disk."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jills
+from jills import compilation
+
+NETWORK = jills.Network((3, 5, 2), jills.activations.tanh)
+ALGORITHM = jills.gauss_newton.build(NETWORK)
+RNG = np.random.default_rng(0)
+BATCH = jills.Batch(RNG.normal(size=(11, 3)), RNG.normal(size=(11, 2)))
+
+
+@pytest.fixture
+def no_cache():
+    """JAX's persistent cache, which the suite has on, decides for the full tier."""
+    before: dict = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir",)}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def trained(**options):
+    params = NETWORK.init(jax.random.key(0), jnp.float64)
+    return jills.run(ALGORITHM, ALGORITHM.defaults, params, BATCH, 3, **options)
+
+
+def swept(**options):
+    keys = jax.random.split(jax.random.key(0), 3)
+    start = lambda key: NETWORK.init(key, jnp.float64)  # noqa: E731 used at once
+    return jills.sweep(ALGORITHM, ALGORITHM.defaults, start, keys, 3, batches=BATCH, **options)
+
+
+@pytest.mark.parametrize("train", [trained, swept])
+def test_tiers_agree_to_rounding_and_equal_calls_bit_for_bit(train):
+    results = {tier: [train(compile=tier) for _ in range(2)] for tier in compilation.TIERS}
+    losses = {tier: [np.asarray(jax.tree.leaves(one)[0]) for one in pair] for tier, pair in results.items()}
+    for pair in losses.values():
+        np.testing.assert_array_equal(*pair)
+    np.testing.assert_allclose(losses["fast"][0], losses["full"][0], rtol=1e-6)
+    automatic = losses["auto"][0].tobytes()
+    assert automatic in (losses["fast"][0].tobytes(), losses["full"][0].tobytes())
+
+
+@pytest.mark.parametrize("train", [trained, swept])
+def test_another_word_is_refused(train):
+    with pytest.raises(ValueError, match="compile is 'quick', but must be 'fast'"):
+        train(compile="quick")
+    with pytest.raises(ValueError, match="must be 'fast' or 'full'"):
+        jills.compiler_options("auto")
+
+
+def test_inside_of_another_program_the_word_means_nothing():
+    inside = jax.jit(lambda: trained(compile="fast")[0].params)()
+    chex.assert_trees_all_close(inside, trained(compile="full")[0].params, rtol=1e-6)
+    mapped = jax.vmap(lambda decay: trained_with(decay).params)(jnp.zeros(2))
+    chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[1], mapped), inside, rtol=1e-6)
+
+
+def trained_with(decay):
+    params = NETWORK.init(jax.random.key(0), jnp.float64)
+    return jills.run(ALGORITHM, jills.gauss_newton.Hparams(weight_decay=decay), params, BATCH, 3)[0]
+
+
+def test_options_are_for_programs_of_ones_own():
+    options = jills.compiler_options("fast")
+    assert set(options) == set(compilation.FAST)
+    assert jills.compiler_options("full") == {}
+    assert jax.jit(lambda x: 2 * x, compiler_options=options)(3.0) == 6.0
+
+
+def test_an_unknown_option_is_left_out_with_one_warning(monkeypatch):
+    monkeypatch.setattr(compilation, "_UNKNOWN", set())
+    monkeypatch.setattr(compilation, "FAST", compilation.FAST | {"xla_of_another_age": 1})
+    with pytest.warns(UserWarning, match="xla_of_another_age"):
+        state, _ = trained(compile="fast")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = swept(compile="fast")
+    assert np.isfinite(state.loss)
+    assert np.isfinite(again.state.loss).all()
+
+
+def test_other_errors_of_the_compiler_are_raised():
+    def function(options):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        compilation.attempt(function, {"xla_cpu_use_fusion_emitters": False})
+
+
+def test_arithmetic_counts_what_loops_repeat_and_spares_what_libraries_do():
+    def function(x):  # (7, 7)
+        x = jax.lax.fori_loop(0, 11, lambda _, y: y * 2.0, x)  # a scan, beside its counter
+        x = x @ x  # a product
+        return jax.lax.cond(x[0, 0] > 0, jnp.sin, lambda y: y, x)  # the larger branch
+
+    entries, equations = compilation.arithmetic(jax.make_jaxpr(function)(jnp.ones((7, 7))).jaxpr)
+    assert 12 * 49 <= entries < 13 * 49 + 20 + 2 * 11
+    assert 4 <= equations < 20
+
+
+def test_auto_takes_the_fast_tier_for_short_runs_and_the_full_one_for_long_ones(no_cache):
+    options = {"xla_cpu_use_fusion_emitters": False}
+    jaxpr = jax.make_jaxpr(lambda x: jnp.sin(x) + jnp.cos(x))(jnp.ones(1009)).jaxpr
+    assert compilation.options_of("auto", options, jaxpr, 10) == compilation.FAST
+    assert compilation.options_of("auto", options, jaxpr, 1e9) == options
+    assert compilation.options_of("full", options, jaxpr, 10) == options
+
+
+def test_auto_takes_the_full_tier_where_programs_are_kept(no_cache, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    jaxpr = jax.make_jaxpr(jnp.sin)(1.0).jaxpr
+    assert compilation.options_of("auto", {}, jaxpr, 1) == {}
+
+
+def test_a_start_is_one_program_and_the_same_bits_inside_of_another():
+    drawn = NETWORK.init(jax.random.key(3))
+    inside = jax.jit(NETWORK.init)(jax.random.key(3))
+    mapped = jax.vmap(NETWORK.init)(jax.random.split(jax.random.key(0), 2))
+    chex.assert_trees_all_equal(drawn, inside)
+    chex.assert_trees_all_equal(
+        NETWORK.init(jax.random.split(jax.random.key(0), 2)[1]), jax.tree.map(lambda leaf: leaf[1], mapped)
+    )
+
+
+SCRIPT = """
+import sys
+import jax
+import jax.monitoring
+import jills
+
+found = []
+jax.monitoring.register_event_listener(lambda name, **_: found.append(name.rsplit("/", 1)[-1]))
+jax.block_until_ready(jax.jit(lambda x: x + 1)(1.0))  # the cache is asked for after a first program
+folder = jills.enable_compilation_cache(sys.argv[1])
+network = jills.Network((3, 5, 2), jills.activations.tanh)
+algorithm = jills.gauss_newton.build(network)
+params = network.init(jax.random.key(0))
+batch = jills.Batch(jax.numpy.ones((11, 3)), jax.numpy.ones((11, 2)))
+jills.run(algorithm, algorithm.defaults, params, batch, 2)
+print(found.count("cache_hits"), found.count("cache_misses"), folder)
+"""
+
+
+def start(path, **variables):
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("XLA", "JAX"))}
+    given = [sys.executable, "-W", "error", "-c", SCRIPT, str(path)]
+    return subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=plain | variables)
+
+
+def told(process):
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    hits, misses, folder = out.split(maxsplit=2)
+    return int(hits), int(misses), Path(folder.strip())
+
+
+def test_processes_share_a_cache_also_at_once_and_with_other_flags(tmp_path):
+    first = [start(tmp_path), start(tmp_path)]
+    (_, misses, folder), (_, others, _) = map(told, first)
+    assert misses + others > 0
+    broken = folder / "of-a-process-that-was-killed-cache"
+    broken.write_bytes(b"half")
+    hits, misses, _ = told(start(tmp_path))
+    assert hits > 0
+    assert misses == 0
+    assert not broken.exists()
+    hits, misses, _ = told(start(tmp_path, XLA_FLAGS="--xla_cpu_enable_fast_math=true"))  # compiled otherwise
+    assert hits == 0
+    assert misses > 0
+
+
+def test_the_default_folder_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / name))
+    kept = {name: getattr(jax.config, name) for name in compilation.SETTINGS}
+    try:
+        folder = jills.enable_compilation_cache()
+        assert folder.parent == tmp_path / "jills"
+        assert jax.config.jax_compilation_cache_dir == str(folder)
+    finally:
+        for name, value in kept.items():
+            jax.config.update(name, value)
+        compilation.compilation_cache.reset_cache()
