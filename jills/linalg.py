@@ -34,6 +34,11 @@ def dot(x: Vector, y: Vector) -> jax.Array:
     return add([jnp.vdot(a, b, precision=HIGHEST) for a, b in zip(x, y, strict=True)])
 
 
+def diagonal(matrix: jax.Array) -> jax.Array:
+    """Of a square one, `(p,)`; one slice, where `jnp.diagonal` is a gather of four kernels."""
+    return matrix.reshape(-1)[:: matrix.shape[0] + 1]
+
+
 def add(arrays: Sequence[jax.Array]) -> jax.Array:
     """The sum of arrays of one shape."""
     return reduce(jnp.add, arrays)
@@ -155,23 +160,23 @@ def shifted(matrix: jax.Array, shift: jax.Array) -> jax.Array:
     return jnp.where(jnp.eye(matrix.shape[0], dtype=bool), matrix + shift, matrix)
 
 
-def _root_of_inverse(matrix, shift):
-    # NaN must not reach LAPACK; of minus one it makes no root either, and JAX fills in NaN.
-    valid = jnp.isfinite(jnp.sum(matrix) + shift)
-    eye = jnp.eye(matrix.shape[0], dtype=bool)
+def _root_of_inverse(gram, scale, shift):
+    eye = jnp.eye(gram.shape[0], dtype=bool)
+
+    def factored(shift):  # of its lower half; what stands above the diagonal is never read
+        scaled = gram * (scale[:, None] * scale[None, :])
+        return lax.linalg.cholesky_p.bind(jnp.where(eye, 1.0 + shift, scaled))
 
     def failed(carry):
         count, _, factor = carry
-        return (count < ATTEMPTS) & ~jnp.isfinite(jnp.sum(jnp.diagonal(factor)))
+        return (count < ATTEMPTS) & ~jnp.isfinite(jnp.sum(diagonal(factor)))
 
     def again(carry):
         count, shift, _ = carry
-        shift *= MORE
-        usable = jnp.where(valid, jnp.where(eye, matrix + shift, matrix), -eye.astype(matrix.dtype))
-        return count + 1, shift, lax.linalg.cholesky(usable, symmetrize_input=False)
+        return count + 1, shift * MORE, factored(shift * MORE)
 
-    begin = (jnp.zeros((), jnp.int32), shift / MORE, jnp.full_like(matrix, jnp.nan))
-    _, shift, factor = lax.while_loop(failed, again, alike(begin, matrix, shift))
+    begin = (jnp.ones((), jnp.int32), shift, factored(shift))
+    _, shift, factor = lax.while_loop(failed, again, alike(begin, gram, scale, shift))
     return _inverse_of_triangle(factor), shift
 
 
@@ -193,13 +198,14 @@ def _inverse_of_triangle(factor):
 _roots = fold_batches(_root_of_inverse, jax.vmap(_root_of_inverse))
 
 
-def inverse_root(matrix: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`L⁻¹` of `M + τ I = L Lᵀ`, lower triangular, so that `(M + τ I)⁻¹ = L⁻ᵀ L⁻¹`; and τ.
+def inverse_root(gram: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`L⁻¹` of `C + τ I = L Lᵀ`, lower triangular, so that `(C + τ I)⁻¹ = L⁻ᵀ L⁻¹`; and τ.
 
-    τ is the given shift, `()`, or where rounding makes Cholesky fail eight times as much, and so on; NaN where that
-    fails too. M is symmetric, `(p, p)`. The logarithm of the determinant is `−2 Σ log diag L⁻¹`.
+    C has ones on its diagonal, and `G_ij s_i s_j` off it, for a symmetric `(p, p)` and scales `(p,)`. τ is the given
+    shift, `()`, or where rounding makes Cholesky fail eight times as much, and so on; NaN where that fails too. The
+    logarithm of the determinant is `−2 Σ log diag L⁻¹`.
     """
-    root, shift = _roots(matrix[None], shift[None])
+    root, shift = _roots(gram[None], scale[None], shift[None])
     return root[0], shift[0]
 
 

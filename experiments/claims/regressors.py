@@ -24,6 +24,7 @@ import jills
 from experiments.claims import fitting
 from experiments.claims.fitting import FOLDS, FitConfig, Split, first, newton
 from experiments.config import Positive
+from jills.estimators import NetworkRegressor
 
 MOST_LENGTHS, MOST_KERNEL_ROWS = 20, 1000  # of the Gaussian process: its gradient is rows² × lengths numbers
 LEVELS = np.array([0.05, 0.25, 0.75, 0.95])
@@ -44,11 +45,22 @@ class Told(NamedTuple):
     quantiles: np.ndarray  # (4, n) at LEVELS
 
 
-def by_evidence(prior: Any, config: Config, split: Split) -> Told:
-    """The mixture of the networks' own predictions."""
-    told = fitting.evidence(config, split, prior=prior)
+def by_evidence(config: Config, split: Split) -> Told:
+    """One α for all parameters."""
+    return mixture(fitting.evidence(config, split), split)
+
+
+def mixture(told: jills.Ensemble, split: Split) -> Told:
+    """Of networks that know how sure they are."""
     density, quantiles = told.log_density(jnp.asarray(split.test_targets)), told.quantiles(jnp.asarray(LEVELS))
     return Told(*map(np.asarray, (told.mean[:, 0], density[:, 0], quantiles[:, :, 0])))
+
+
+def estimator(config: Config, split: Split) -> Told:
+    """`NetworkRegressor` as it comes: evidence, with an α for each input."""
+    sizes = {"hidden": tuple(config.hidden), "members": config.members, "max_steps": config.steps}  # its defaults
+    model = NetworkRegressor(random_state=split.number, **sizes).fit(split.inputs, split.targets[:, 0])
+    return mixture(model.fitted_.distribution(split.test_inputs), split)
 
 
 def gaussian(mean: np.ndarray, variance: Any, split: Split) -> Told:
@@ -157,8 +169,8 @@ def gaussian_process(config: Config, split: Split) -> Told:
 
 
 NETWORKS: dict[str, Callable[[Config, Split], Told]] = {
-    "evidence": partial(by_evidence, jills.evidence.one_group),
-    "evidence_by_input": partial(by_evidence, jills.evidence.by_input),
+    "evidence": by_evidence,
+    "estimator": estimator,
     "no_regularisation": unregularised,
     "validation": stopped,
     "decay": decayed,

@@ -4,7 +4,7 @@ Tables with noise, random splits of which a tenth is tested, the same for all me
 large tables some rows are drawn, to train on and to test on. Every method of jills is the mean
 of as many networks; no number is chosen by a table's test rows:
 
-* evidence, with one α, and with one for each input column;
+* evidence with one α for all parameters; and `NetworkRegressor` as it comes: evidence with one for each input column;
 * Gauss–Newton without regularisation; with a stop by a fifth of its training rows; with the weight decay that has the
   lowest out-of-fold error in five folds; with the decay of the largest marginal likelihood, by the package laplax;
 * scikit-learn: ridge regression (by cross-validation); its MLP as it comes, and with lbfgs and the best of four
@@ -34,7 +34,7 @@ COMPILED = NETWORKS | {"laplace": by_laplax}
 SERIES = ("sunspots", "electricity")  # split by time
 NAMES = {
     "evidence": "evidence",
-    "evidence_by_input": "evidence, an α for each input",
+    "estimator": "NetworkRegressor as it comes",
     "no_regularisation": "Gauss–Newton, no regularisation",
     "validation": "Gauss–Newton, validation stop",
     "decay": "Gauss–Newton, decay by folds",

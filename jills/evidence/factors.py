@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import linearization
-from jills.linalg import Vector, add, eigenvectors, inverse_root, matmul
+from jills.linalg import Vector, add, diagonal, eigenvectors, inverse_root, matmul
 
 
 class Dense(NamedTuple):
@@ -27,10 +27,10 @@ class Dense(NamedTuple):
     @classmethod
     def of(cls, gram: jax.Array, alpha: jax.Array, damping: jax.Array | float = 0.0) -> "Dense":
         """Of `G + diag(α)`, `(p, p)` and `(p,)`, and a damping λ in units of D."""
-        scaled, diagonal = scaled_to_unit(gram, alpha)
-        shift = jnp.asarray(damping + rounding(scaled), scaled.dtype)
-        root, shift = inverse_root(scaled, shift)
-        return cls(root, diagonal, alpha, shift)
+        d = diagonal(gram) + alpha
+        shift = jnp.asarray(damping + rounding(gram), gram.dtype)
+        root, shift = inverse_root(gram, 1.0 / jnp.sqrt(d), shift)
+        return cls(root, d, alpha, shift)
 
     @property
     def size(self) -> int:
@@ -44,7 +44,7 @@ class Dense(NamedTuple):
 
     def log_det(self) -> jax.Array:
         """Of H, `()`."""
-        return jnp.sum(jnp.log(self.diagonal)) - 2.0 * jnp.sum(jnp.log(jnp.diagonal(self.root)))
+        return jnp.sum(jnp.log(self.diagonal)) - 2.0 * jnp.sum(jnp.log(diagonal(self.root)))
 
     def determined(self) -> jax.Array:
         """`1 − α_i H⁻¹_ii` of every parameter, `(p,)`: how far the data determine it, from 0 to 1."""
@@ -139,11 +139,11 @@ class Posterior(NamedTuple):
 
 def scaled_to_unit(gram: jax.Array, alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
     """C of unit diagonal, `(p, p)`, and D, `(p,)`, of `G + diag(α)`."""
-    diagonal = jnp.diagonal(gram) + alpha
-    inverse = 1.0 / jnp.sqrt(diagonal)
+    d = diagonal(gram) + alpha
+    inverse = 1.0 / jnp.sqrt(d)
     scaled = gram * (inverse[:, None] * inverse[None, :])
     eye = jnp.eye(gram.shape[0], dtype=bool)
-    return jnp.where(eye, jnp.ones_like(scaled), scaled), diagonal
+    return jnp.where(eye, jnp.ones_like(scaled), scaled), d
 
 
 def rounding(scaled: jax.Array) -> float:
