@@ -100,7 +100,7 @@ def options_of(tier: str, full: dict[str, Any], jaxpr: Any, calls: float) -> dic
     """
     if not _on_cpu():
         return {}
-    if tier == "auto" and not _is_cached():
+    if tier == "auto" and not is_cached():
         if jaxpr not in _ARITHMETIC:
             _ARITHMETIC[jaxpr] = arithmetic(jaxpr)
         entries, equations = _ARITHMETIC[jaxpr]
@@ -108,7 +108,8 @@ def options_of(tier: str, full: dict[str, Any], jaxpr: Any, calls: float) -> dic
     return FAST if tier == "fast" else full
 
 
-def _is_cached():
+def is_cached() -> bool:
+    """Whether JAX keeps what it compiles on disk."""
     config: Any = jax.config
     return bool(config.jax_enable_compilation_cache and config.jax_compilation_cache_dir)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -15,6 +16,7 @@ import pytest
 import jills
 from jills import compilation
 
+CONFIG: Any = jax.config
 NETWORK = jills.Network((3, 5, 2), jills.activations.tanh)
 ALGORITHM = jills.gauss_newton.build(NETWORK)
 RNG = np.random.default_rng(0)
@@ -24,11 +26,10 @@ BATCH = jills.Batch(RNG.normal(size=(11, 3)), RNG.normal(size=(11, 2)))
 @pytest.fixture
 def no_cache():
     """JAX's persistent cache, which the suite has on, decides for the full tier."""
-    before: dict = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir",)}
+    before = CONFIG.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
 def trained(**options):
@@ -47,7 +48,7 @@ def test_tiers_agree_to_rounding_and_equal_calls_bit_for_bit(train):
     results = {tier: [train(compile=tier) for _ in range(2)] for tier in compilation.TIERS}
     losses = {tier: [np.asarray(jax.tree.leaves(one)[0]) for one in pair] for tier, pair in results.items()}
     for pair in losses.values():
-        np.testing.assert_array_equal(*pair)
+        np.testing.assert_array_equal(pair[0], pair[1])
     np.testing.assert_allclose(losses["fast"][0], losses["full"][0], rtol=1e-6)
     automatic = losses["auto"][0].tobytes()
     assert automatic in (losses["fast"][0].tobytes(), losses["full"][0].tobytes())
@@ -189,7 +190,7 @@ def test_the_default_folder_is_the_users(monkeypatch, tmp_path):
     try:
         folder = jills.enable_compilation_cache()
         assert folder.parent == tmp_path / "jills"
-        assert jax.config.jax_compilation_cache_dir == str(folder)
+        assert CONFIG.jax_compilation_cache_dir == str(folder)
     finally:
         for name, value in kept.items():
             jax.config.update(name, value)

@@ -8,9 +8,12 @@ They ask for the extra `estimators`; `load`, and what it returns, only for jax. 
 what is public stands here.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jills.estimators.fitted import Fitted, load
+from jills.estimators import files, fitted, fitted_groups
+from jills.estimators.fitted import Fitted
+from jills.estimators.fitted_groups import FittedGroups
 
 if TYPE_CHECKING:
     from jills.estimators.classification import NetworkClassifier
@@ -37,8 +40,18 @@ def __getattr__(name: str) -> Any:
     return found
 
 
+def load(path: str | Path) -> Fitted | FittedGroups:
+    """Reads what an estimator's `save` wrote: it predicts, and needs neither scikit-learn nor the estimator.
+
+    Raises:
+        ValueError: the file holds something else, or was written by a later version.
+    """
+    kind, described, tree = files.read(path)
+    return (fitted_groups if kind == "groups" else fitted).read(described, tree)
+
+
 def __dir__() -> list[str]:
     return __all__
 
 
-__all__ = ["Fitted", "GroupedRegressor", "NetworkClassifier", "NetworkRegressor", "load"]
+__all__ = ["Fitted", "FittedGroups", "GroupedRegressor", "NetworkClassifier", "NetworkRegressor", "load"]

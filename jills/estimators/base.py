@@ -22,7 +22,7 @@ AUTO_FOLDS = 5
 class NetworkEstimator(BaseEstimator):
     """Parameters and training; see `NetworkRegressor` and `NetworkClassifier`."""
 
-    fitted_: Fitted
+    fitted_: Any  # `Fitted`, or of groups `FittedGroups`
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class NetworkEstimator(BaseEstimator):
         """Trains on targets `(n, k)`."""
         dtype = self._check_params()
         self._stream = None
+        told["columns"] = tuple(self.feature_names_in_) if hasattr(self, "feature_names_in_") else None
         rows = merged(X, targets, weights)
         inputs = Scaling.of(rows.inputs, rows.weights)
         outputs = Scaling.of(rows.targets, rows.weights) if scaled else Scaling.none(targets.shape[1])

@@ -1,6 +1,5 @@
 """A fitted ensemble that predicts: what an estimator holds, what its file holds. It needs no scikit-learn."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ import numpy as np
 
 from jills import losses
 from jills.compilation import Program
+from jills.estimators.files import as_text, of_text, write
 from jills.estimators.forward import Forward, Scaling, probabilities
 from jills.estimators.methods import Method, method_of
 from jills.estimators.rows import padded
 from jills.evidence import Evidence
 from jills.evidence import predict as predict_by_evidence
 from jills.predictions import Ensemble, Prediction, ensemble
-from jills.training import load as load_tree
-from jills.training import save as save_tree
 from jills.types import Batch, Params, State
 
 LOSSES = {
@@ -26,7 +24,6 @@ LOSSES = {
     "sigmoid_cross_entropy": losses.sigmoid_cross_entropy,
     "softmax_cross_entropy": losses.softmax_cross_entropy,
 }
-FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +43,7 @@ class Fitted:
     factor: np.ndarray  # (k,) of the variance, told by folds; else ones
     residual: np.ndarray  # (k,) noise of standardised targets, where the algorithm does not tell it
     classes: np.ndarray | None = None
+    columns: tuple[str, ...] | None = None  # names, of a data frame
     flat: bool = True  # whether predictions of one output are (n,)
 
     @property
@@ -143,6 +141,9 @@ class Fitted:
         return self.forward
 
     def _checked(self, inputs):
+        names = getattr(inputs, "columns", None)
+        if self.columns is not None and names is not None and list(names) != list(self.columns):
+            raise ValueError(f"inputs have columns {list(names)}, but were fitted with {list(self.columns)}")
         inputs = np.asarray(inputs, np.float64)
         if inputs.ndim != 2 or inputs.shape[1] != len(self.inputs.mean):
             raise ValueError(f"inputs have shape {inputs.shape}, but must be (n, {len(self.inputs.mean)})")
@@ -153,31 +154,20 @@ class Fitted:
 
     def save(self, path: str | Path) -> None:
         """Writes it whole to one `.npz` file without pickle; `jills.estimators.load` reads it."""
-        text = json.dumps({"format": FORMAT, "flat": self.flat, **self.described})
         names = ("state", "params", "batch", "inputs", "targets", "factor", "residual")
-        tree = {"jills_estimator": text} | {name: getattr(self, name) for name in names}
+        tree = {name: getattr(self, name) for name in names}
         if self.classes is not None:
-            tree["classes"] = json.dumps([str(self.classes.dtype), self.classes.tolist()])
-        save_tree(path, tree)
+            tree["classes"] = as_text(self.classes)
+        write(path, "networks", {"flat": self.flat, "columns": self.columns, **self.described}, tree)
 
 
-def load(path: str | Path) -> Fitted:
-    """Reads what an estimator's `save` wrote: it predicts, and needs neither scikit-learn nor the estimator.
-
-    Raises:
-        ValueError: the file holds something else, or was written by a later version.
-    """
-    tree = load_tree(path)
-    if not isinstance(tree, dict) or "jills_estimator" not in tree:
-        raise ValueError(f"{path} holds no estimator of jills; other trees: jills.load(path)")
-    described = json.loads(tree.pop("jills_estimator"))
-    if described.pop("format") > FORMAT:
-        raise ValueError(f"{path} was written by a later version of jills; update it to read the file")
-    classes = tree.pop("classes", None)
-    if classes is not None:
-        dtype, values = json.loads(classes)
-        tree["classes"] = np.asarray(values, dtype)
-    return Fitted(described=described, flat=described.pop("flat"), **tree)
+def read(described: dict[str, Any], tree: dict[str, Any]) -> Fitted:
+    """From what a file holds."""
+    if "classes" in tree:
+        tree["classes"] = of_text(tree["classes"])
+    columns = described.pop("columns", None)
+    names = None if columns is None else tuple(columns)
+    return Fitted(flat=described.pop("flat"), columns=names, described=described, **tree)
 
 
 def _told(algorithm: Evidence, states, batch, columns):

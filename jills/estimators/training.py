@@ -1,5 +1,6 @@
 """How an estimator trains its members: all of them, and all folds, in one compiled call."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import predictions
-from jills.compilation import Program
+from jills.compilation import Program, is_cached
 from jills.estimators.fitted import Fitted
 from jills.estimators.forward import Scaling, probabilities
 from jills.estimators.methods import Method
@@ -17,6 +18,7 @@ from jills.predictions import Prediction
 from jills.training import Diagnosis, SweepResult, diagnose, progress_bar, sweep
 from jills.types import Batch
 
+WORTH_A_WORD = 1.0  # seconds of compilation
 CHUNK = 20  # steps between two looks at the progress
 HELD_OUT = 0.2  # of the rows, where validation rows choose
 
@@ -38,6 +40,11 @@ class Outcome(NamedTuple):
     weights: np.ndarray  # (M, n) row weights of every member
 
 
+def keys_of(seed: int, count: int) -> jax.Array:
+    """Of as many starts, `(count,)`."""
+    return _split("fast", {}, (count,), jax.random.key(seed))
+
+
 _split = Program(lambda count, key: jax.random.split(key, count), (0,))
 
 
@@ -52,7 +59,7 @@ def _start(network, like, key):
 
 def swept(method: Method, keys: jax.Array, dtype: Any, verbose: bool, batches: Batch, **options: Any) -> SweepResult:
     """A sweep of a method from the starts of keys; `options` are those of `sweep`."""
-    return sweep(
+    result = sweep(
         method.algorithm,
         method.hparams,
         start_of(method.algorithm.network, dtype),
@@ -63,6 +70,23 @@ def swept(method: Method, keys: jax.Array, dtype: Any, verbose: bool, batches: B
         batches=batches,
         **options,
     )
+    if result.compile_seconds > max(WORTH_A_WORD, result.run_seconds) and not is_cached():
+        _tell_of_the_cache(round(result.compile_seconds, 1), round(result.run_seconds, 1))
+    return result
+
+
+_told: list[bool] = []
+
+
+def _tell_of_the_cache(compiling, training):
+    """Once in a process."""
+    if not _told:
+        _told.append(True)
+        warnings.warn(
+            f"compilation took {compiling} s and training {training} s; after jills.enable_compilation_cache() the "
+            "next process finds compiled programs on disk",
+            stacklevel=2,
+        )
 
 
 def train(
@@ -95,7 +119,7 @@ def train(
     """
     key = jax.random.key(seed)
     weights, validation = _shares(key, method, table, members, folds)
-    keys = _split("fast", {}, (len(weights),), key)
+    keys = keys_of(seed, len(weights))
     same = (weights == weights[0]).all()
     batch = as_batch(table.inputs, table.targets, weights[0] if same else weights, dtype)
     batches = jax.device_put(batch)

@@ -2,17 +2,19 @@
 
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import BayesianRidge
 
 import jills
 from jills import estimators
-from jills.estimators import GroupedRegressor, NetworkClassifier, NetworkRegressor
+from jills.estimators import GroupedRegressor, NetworkClassifier, NetworkRegressor, training
 
 SMALL: dict[str, Any] = {"hidden": (5,), "members": 3, "max_steps": 20, "random_state": 0}
 
@@ -242,6 +244,54 @@ def test_other_files_are_refused(tmp_path):
     jills.save(tmp_path / "tree.npz", {"a": np.ones(3)})
     with pytest.raises(ValueError, match="no estimator of jills"):
         estimators.load(tmp_path / "tree.npz")
+
+
+def test_a_file_keeps_the_names_of_columns(tmp_path):
+    inputs, targets = table()
+    frame = pd.DataFrame(inputs, columns=["a", "b", "c"])
+    model: Any = NetworkRegressor(**SMALL).fit(frame, targets)
+    model.save(tmp_path / "model.npz")
+    loaded: Any = estimators.load(tmp_path / "model.npz")
+    np.testing.assert_array_equal(loaded.predict(frame), model.predict(frame))
+    with pytest.raises(ValueError, match="inputs have columns"):
+        loaded.predict(frame[frame.columns[::-1]])
+
+
+def test_groups_are_saved_and_taken_apart(tmp_path):
+    rng = np.random.default_rng(1)
+    groups = np.repeat(["b", "a"], [13, 17])
+    inputs = rng.uniform(-1, 1, (30, 2))
+    targets = np.where(groups == "a", 10.0, -5.0) + inputs[:, 0]
+    options: Any = {"hidden": (3,), "members": 2, "max_steps": 4, "random_state": 0}
+    model = GroupedRegressor(**options).fit(inputs, targets, groups=groups)
+    model.save(tmp_path / "groups.npz")
+    loaded: Any = estimators.load(tmp_path / "groups.npz")
+    for one, other in zip(
+        loaded.predict(inputs, groups, return_std=True), model.predict(inputs, groups, return_std=True), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    of = groups == "b"
+    alone = loaded.of_group("b")
+    mean, std = model.predict(inputs, groups=groups, return_std=True)
+    np.testing.assert_allclose(alone.predict(inputs[of], return_std=True), (mean[of], std[of]), rtol=1e-4)
+    np.testing.assert_allclose(model.to_numpy()["b"].predict(inputs[of])[:, 0], mean[of], rtol=1e-4)
+    with pytest.raises(ValueError, match="were not among the 2"):
+        loaded.of_group("c")
+    with pytest.raises(ValueError, match=r"must be \(n, 2\)"):
+        loaded.predict(inputs[:, :1], groups)
+
+
+def test_a_long_compilation_is_told_of_once(monkeypatch):
+    monkeypatch.setattr(training, "_told", [])
+    monkeypatch.setattr(training, "WORTH_A_WORD", -1.0)
+    monkeypatch.setattr(training, "is_cached", lambda: False)
+    slow = training.sweep
+    monkeypatch.setattr(training, "sweep", lambda *args, **kwargs: slow(*args, **kwargs)._replace(compile_seconds=1e9))
+    with pytest.warns(UserWarning, match="enable_compilation_cache"):
+        NetworkRegressor(**SMALL).fit(*table(20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        NetworkRegressor(**SMALL).fit(*table(20))
 
 
 def test_each_group_has_a_network_of_its_own():
