@@ -48,7 +48,7 @@ import jax
 import jax.numpy as jnp
 
 from jills import checks, results
-from jills.arrays import cast, native_dtype
+from jills.arrays import automatic, cast, native_dtype
 from jills.batches import cast_known, fingerprint, has_weight, of_other_rows, prepare, uniform_weights
 from jills.compilation import Program
 from jills.losses import Loss, squared_error
@@ -158,7 +158,7 @@ class Algorithm(ABC):
         """
         self.check_problem(params, batch)
         dtype = native_dtype(params[0].weight)
-        return _init("fast", {}, (self,), cast(params, dtype), cast_known(batch, dtype))
+        return _init("fast", {}, (self,), *automatic((cast(params, dtype), cast_known(batch, dtype))))
 
     def begin(self, params: Params, batch: Batch) -> tuple[State, Any]:
         """`init` without its checks, and the batch prepared for `advance`; `resume` is the same for a state."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 REAL = (jnp.floating, jnp.integer, jnp.bool_)
 
@@ -130,6 +131,25 @@ def _cast(leaf, dtype):
         with np.errstate(all="ignore"):
             return jax.device_put(np.array(leaf, dtype))
     return leaf if leaf.dtype == dtype and not leaf.weak_type else jnp.asarray(leaf, dtype)
+
+
+def automatic(tree: Any) -> Any:
+    """The same arrays, those on a mesh of explicit axes on one of automatic ones: XLA is to share the work out.
+
+    `jax.make_mesh` makes explicit ones, whose arrays refuse each product that sums over their rows.
+    """
+
+    def moved(leaf):
+        sharding = None if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None)
+        if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
+            return leaf
+        mesh = sharding.mesh
+        if all(kind == AxisType.Auto for kind in mesh.axis_types):
+            return leaf
+        alike = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+        return jax.device_put(leaf, NamedSharding(alike, sharding.spec))
+
+    return jax.tree.map(moved, tree)
 
 
 def native(tree: Any) -> Any:

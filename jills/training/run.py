@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from jills import checks, results
 from jills.algorithm import Algorithm
-from jills.arrays import cast, native, native_dtype
+from jills.arrays import automatic, cast, native, native_dtype
 from jills.batches import cast_known
 from jills.compilation import Program, check_tier
 from jills.functions import Static, settle
@@ -45,7 +45,9 @@ def run(
         params: where to start, or the `State` of an earlier run to go on from. A state that had stopped stays so
             (set its `result` to 0 to let it go on), unless the rows are others, with another loss, than it was
             taken on: then `best_*` and `result` start anew.
-        batch: inputs `(n, d)`, targets `(n, k)`, weights `(n,)` or None.
+        batch: inputs `(n, d)`, targets `(n, k)`, weights `(n,)` or None. Its rows may be spread over the devices of a
+            mesh (`jax.device_put(batch, NamedSharding(mesh, PartitionSpec("rows")))`): XLA shares the work out, to the
+            same result but for rounding. (ILLS's least squares gather the rows.)
         num_steps: T ≥ 1.
         stop: when to stop on its own; from then on the state stays as it is.
         metrics: recorded as `info.metrics` for the parameters each step received.
@@ -99,7 +101,7 @@ def run(
     shared = None if metrics is None else as_partial(metrics)
     judge = checked_validation(algorithm, start, validation, patience)
     blank = blank_detail(algorithm, dtype)
-    args = (hparams, params, cast_known(batch, dtype), stop, shared, judge, blank)
+    args = automatic((hparams, params, cast_known(batch, dtype), stop, shared, judge, blank))
     return _run(compile, algorithm.compiler_options, (Static(algorithm), num_steps), *args)
 
 
