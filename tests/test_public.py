@@ -89,7 +89,7 @@ WINGS = {
         {"result"},
         {"resuming"},
         {"checkpoint"},
-        {"models", "sweep"},
+        {"models", "streams", "sweep"},
         {"__init__"},
     ],
     "estimators": [
@@ -183,7 +183,9 @@ def test_every_module_has_a_place():
     files = {place(path)[0] for path in (ROOT / "jills").rglob("*.py")}
     assert files == set().union(*LAYERS)
     for wing, layers in WINGS.items():
-        assert {path.stem for path in (ROOT / "jills" / wing).glob("*.py")} == set().union(*layers)
+        folder = ROOT / "jills" / wing
+        packages = {path.parent.name for path in folder.glob("*/__init__.py")}
+        assert packages | {path.stem for path in folder.glob("*.py")} == set().union(*layers)
 
 
 def test_experiments_use_what_is_public():

@@ -1,8 +1,11 @@
 """Training loops around an algorithm: one network (`run`), thousands (`sweep`), and what becomes of them.
 
+`streams` trains on rows that do not fit into memory.
+
 The modules of this package are private; what is public stands here and in `jills`.
 """
 
+from jills.training import streams
 from jills.training.checkpoint import load, save, write_whole
 from jills.training.chunks import num_cores
 from jills.training.diagnosis import Diagnosis, diagnose
@@ -26,6 +29,7 @@ __all__ = [
     "run",
     "save",
     "save_model",
+    "streams",
     "sweep",
     "write_whole",
 ]
