@@ -6,6 +6,7 @@ python -m experiments.claims.html_report [--results FOLDER] [--output FILE]
 """
 
 import base64
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from experiments.measuring import command_line
 
 HERE = Path(__file__).parents[1]
 README = HERE / "README.md"
+PAGES = HERE.parent / "site" / "index.html"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b }
 table { border-collapse: collapse; font-size: 0.85rem; display: block; overflow-x: auto; margin: 1rem 0 }
@@ -51,8 +53,16 @@ def write(path: Path, folders: Mapping[str, Path]) -> Path:
     own = "".join(section(name, folder) for name, folder in folders.items() if (folder / f"{name}.png").exists())
     own = f"<h1>What was run here</h1>{own}" if own else ""
     head = f"<meta charset='utf-8'><title>jills: the claims</title><style>{STYLE}</style>"
-    records.write_text(path, f"<!doctype html><html lang='en'>{head}<body>{body}{own}</body></html>\n")
+    records.write_text(path, f"<!doctype html><html lang='en'>{head}<body>{link(path)}{body}{own}</body></html>\n")
     return path
+
+
+def link(path: Path, pages: Path = PAGES) -> str:
+    """To the pages of the API, where they have been built: the README has the command."""
+    if not pages.exists():
+        return ""
+    there = Path(os.path.relpath(pages, path.absolute().parent)).as_posix()
+    return f'<p><a href="{there}">Pages of the API</a></p>'
 
 
 def section(name: str, folder: Path) -> str:

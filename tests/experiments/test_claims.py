@@ -172,6 +172,14 @@ def test_publishing_puts_a_table_between_its_markers(tmp_path):
         html_report.publish("other", _renamed(folder, "other"), readme)
 
 
+def test_a_report_links_to_the_pages_of_the_api_where_they_are(tmp_path):
+    report, pages = tmp_path / "results" / "report.html", tmp_path / "site" / "index.html"
+    assert html_report.link(report, pages) == ""
+    pages.parent.mkdir()
+    pages.write_text("pages")
+    assert 'href="../site/index.html"' in html_report.link(report, pages)
+
+
 def _renamed(folder, name):
     (folder / f"{name}.png").write_bytes(b"")
     return folder
