@@ -32,7 +32,7 @@ class Record(NamedTuple):
 
     loss: np.ndarray  # (T,) of the parameters that each step received, on its batch
     validation: np.ndarray  # (V,) losses on the validation rows
-    validation_step: np.ndarray  # (V,) int, steps taken before each
+    validation_step: np.ndarray  # (V,) int32, steps taken before each
     epoch: int  # where the stream stands: of the last batch
     batch: int  # batches of that epoch so far
     interrupted: bool  # by Ctrl-C
@@ -184,7 +184,7 @@ class Training:
     def _record(self):
         self._collect(0)
         places, losses = zip(*self._looks, strict=True) if self._looks else ((), ())
-        kept = (np.array(self._losses, self._dtype), np.array(losses, self._dtype), np.array(places, np.int64))
+        kept = (np.array(self._losses, self._dtype), np.array(losses, self._dtype), np.array(places, np.int32))
         return Record(*kept, *self._position, self._interrupted)
 
     def _save(self):

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from jills import checks
 from jills.algorithm import Algorithm
@@ -122,6 +121,8 @@ def _described(algorithm, hparams, source):
 
 def _bar(setup, done, progress):
     """A progress bar, of unknown length where that of the stream is."""
+    from tqdm import tqdm  # not needed to import jills
+
     totals = [] if setup.num_steps is None else [setup.num_steps]
     if setup.epochs is not None and hasattr(setup.source, "__len__"):
         totals.append(setup.epochs * len(setup.source))
