@@ -1,9 +1,9 @@
 """Trees on disk: one NumPy `.npz` file, readable with `numpy.load` and without pickle."""
 
+import contextlib
 import json
+import os
 import uuid
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ FORMAT = 2  # 1: without networks
 DESCRIPTION = "jills_tree"  # the entry that holds the text
 
 
-def save(path: str | Path, tree: Any) -> None:
+def save(path: str | Path, tree: Any, *, compress: bool = True) -> None:
     """Writes a pytree (params, a `State`, a whole `SweepResult`, …); whole or not at all.
 
     The file is read by `load`, and by `numpy.load` without pickle: leaves are entries named by their place, such as
@@ -32,6 +32,7 @@ def save(path: str | Path, tree: Any) -> None:
     Args:
         path: the file, ending in `.npz`; an older one is replaced.
         tree: of arrays, random keys, numbers, texts, networks and None.
+        compress: False: some ten times as quick, and a file as large as the arrays.
 
     Raises:
         ValueError: a leaf is something else, or a network has activations of a user's own.
@@ -39,7 +40,7 @@ def save(path: str | Path, tree: Any) -> None:
     is_result = lambda node: isinstance(node, SweepResult)  # noqa: E731 used at once
     arrays, structure = take_apart(jax.tree.map(_holdable, tree, is_leaf=is_result))
     text = np.array(json.dumps({"format": FORMAT, "tree": structure}))
-    save_arrays(Path(path), {DESCRIPTION: text, **arrays})
+    save_arrays(Path(path), {DESCRIPTION: text, **arrays}, compress)
 
 
 def _holdable(node):
@@ -48,18 +49,21 @@ def _holdable(node):
     return node._replace(network=None) if lost else node
 
 
-def save_arrays(path: Path, entries: dict[str, Any]) -> None:
+def save_arrays(path: Path, entries: dict[str, Any], compress: bool = True) -> None:
     """Writes named arrays as `.npz`."""
+    write_arrays = np.savez_compressed if compress else np.savez
 
     def write(place):
         with place.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **entries)
+            write_arrays(file, allow_pickle=False, **entries)
 
     write_whole(path, write)
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Writes a file by way of one beside it, so that it is there whole or as it was, whoever else writes it too.
+
+    That holds for a power cut as well: the file is on the disk before it takes the place of another.
 
     Args:
         path: the file; its folder is made where it is missing.
@@ -69,9 +73,22 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     unfinished = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
     try:
         write(unfinished)
+        with unfinished.open("r+b") as file:
+            os.fsync(file.fileno())
         unfinished.replace(path)
+        _sync_folder(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _sync_folder(folder):
+    """Brings the names in a folder to the disk, where a system can: Windows and some networks cannot."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def load(path: str | Path, like: Any = None, dtype: Any = None) -> Any:
@@ -98,6 +115,8 @@ def load(path: str | Path, like: Any = None, dtype: Any = None) -> Any:
         raise ValueError(f"{path} holds {what}")
     structure = None if text is None else read_description(path, text)["tree"]
     told = {leaf.entry: leaf for leaf in leaves(structure)}
+    if lost := set(told) - set(entries):
+        raise ValueError(f"{path} is no whole file of jills.save: it lacks {', '.join(sorted(lost)[:5])}")
     value_of = lambda leaf: _value(path, leaf, entries[leaf.entry], dtype)  # noqa: E731 used at once
     if like is None:
         try:
@@ -122,8 +141,8 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
             if isinstance(file, np.lib.npyio.NpzFile):
                 return {name: file[name] for name in file.files}
             reason = "it holds a single array"
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            reason = str(error)
+        except Exception as error:  # what is damaged may say anything, even that it is too large for the memory
+            reason = str(error) or type(error).__name__
     raise ValueError(f"{path} is no whole file of jills.save or jills.save_model: {reason}")
 
 

@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from threadpoolctl import threadpool_limits
 
 from jills import results
-from jills.compilation import Program, attempt, options_of
+from jills.compilation import FAST, Program, attempt, options_of
 from jills.functions import Static
 from jills.training.members import member_of
 from jills.training.memory import heaviest_step
@@ -114,15 +114,19 @@ class Traced(NamedTuple):
         calls = len(plan.members) if plan.mesh is None else plan.mesh.size
         return calls * heaviest_step(self.program.jaxpr.jaxpr)
 
-    def compile(self, tier: str, calls: float) -> Call:
-        """Compiles it, or finds it compiled: only shapes and static choices tell programs apart.
+    def tier(self, word: str, calls: float) -> str:
+        """The tier that a word of `sweep` means here, "fast" or "full".
 
         Args:
-            tier: see `sweep`.
+            word: see `sweep`.
             calls: of each worker.
         """
+        return "fast" if options_of(word, self.full, self.program.jaxpr.jaxpr, calls) is FAST else "full"
+
+    def compile(self, tier: str) -> Call:
+        """Compiles it, or finds it compiled: only shapes and static choices tell programs apart."""
         lowered, wide = self.program.lower(), bool(jax.config.read("jax_enable_x64"))
-        options = options_of(tier, self.full, self.program.jaxpr.jaxpr, calls)
+        options = options_of(tier, self.full, self.program.jaxpr.jaxpr, 1.0)
         program = attempt(lambda known: lowered.compile(compiler_options=known or None), options)
 
         def call(worker, state, fresh, remaining):
@@ -139,18 +143,19 @@ def trace_chunk(
     """Traces the chunk for one worker; the others have the same shapes. Keys come as their data, and what they are."""
     if plan.mesh is not None:  # an array that a user has put on one device would not go with the others
         shared = jax.device_put(shared, NamedSharding(plan.mesh, PartitionSpec()))
-    rows = [_row(members, worker) for worker in range(len(plan.members))]
+    rows = [rows_of(members, worker) for worker in range(len(plan.members))]
     rows = [(hparams, jax.random.wrap_key_data(data, impl=impl), own) for hparams, data, own in rows]
 
     def arguments(worker, state, fresh, remaining):
         return shared, rows[worker], state, np.bool_(fresh), np.int32(remaining)
 
     choices = (static, chunk_steps, plan.batch_size, plan.mesh)
-    traced = _chunk.plain.trace(*choices, *arguments(0, _row(start, 0), True, 0))
+    traced = _chunk.plain.trace(*choices, *arguments(0, rows_of(start, 0), True, 0))
     return Traced(traced, arguments, static.value.compiler_options)
 
 
-def _row(tree, worker):
+def rows_of(tree: Any, worker: int) -> Any:
+    """What one worker has of leaves `[W, B, …]`."""
     return jax.tree.map(lambda leaf: leaf[worker], tree)
 
 
@@ -158,21 +163,32 @@ class Progress(NamedTuple):
     """What is complete of a sweep."""
 
     states: list[State]  # one a worker, leaves [B, …]
-    infos: list[Info]  # one a chunk, NumPy leaves [M, chunk_steps, …]
+    infos: list[Info]  # one a chunk, or several; NumPy leaves [M, steps, …], of `done` steps together
     done: int  # steps
     seconds: float = 0.0
+    all_stopped: bool = False  # before the last chunk: nothing more will happen
     interrupted: bool = False
     error: Exception | None = None  # of the report
+
+
+Keep = Callable[[Progress, bool], Any]
+"""`keep(progress, is_last)`: told what is complete after each chunk, and once more in the end, however that comes."""
+
+
+def begun(plan: Plan, start: State) -> Progress:
+    """Before the first step; leaves of the start are `[W, B, …]`."""
+    return Progress([rows_of(start, worker) for worker in range(len(plan.members))], [], 0)
 
 
 def drive(
     call: Call,
     plan: Plan,
-    start: State,
+    progress: Progress,
     fresh: bool,
     num_steps: int,
     chunk_steps: int,
     report: Callable[[int, np.ndarray, np.ndarray], Any],
+    keep: Keep | None = None,
 ) -> Progress:
     """Calls chunk after chunk until all steps are done, all members have stopped, or Ctrl-C.
 
@@ -180,38 +196,39 @@ def drive(
     with none before it, there is nothing to keep and the KeyboardInterrupt goes on.
     """
     workers = range(len(plan.members))
-    progress = Progress([_row(start, worker) for worker in workers], [], 0)
-    all_stopped = False
     pool = ThreadPoolExecutor(len(workers))
     try:
-        while progress.done < num_steps and not all_stopped:
+        while progress.done < num_steps and not progress.all_stopped:
             began = time.perf_counter()
             is_first, remaining = fresh and progress.done == 0, num_steps - progress.done
             futures = [pool.submit(call, w, progress.states[w], is_first, remaining) for w in workers]
             with threadpool_limits(1, "blas"):  # on the CPU its threads fight XLA's
                 outcomes = [future.result() for future in futures]
             seconds = progress.seconds + time.perf_counter() - began
-            # Not in the first chunk: on other rows its members may have begun to run again.
-            stopped_before = progress.done > 0 and bool(np.all(plan.gather([s.result for s in progress.states])))
-            states = [state for state, _ in outcomes]
+            # Only a chunk that all entered stopped shows what each would record for ever after. Not the first one: on
+            # other rows its members may have begun to run again.
+            all_stopped = progress.done > 0 and bool(np.all(plan.gather([s.result for s in progress.states])))
+            count = min(chunk_steps, remaining)
             info = plan.gather([info for _, info in outcomes])
-            done = min(progress.done + chunk_steps, num_steps)
-            progress = Progress(states, [*progress.infos, info], done, seconds)
-            ended = plan.gather([(state.loss, state.result) for state in states])
+            infos = [*progress.infos, jax.tree.map(lambda leaf, count=count: leaf[:, :count], info)]
+            progress = Progress([state for state, _ in outcomes], infos, progress.done + count, seconds, all_stopped)
+            ended = plan.gather([(state.loss, state.result) for state in progress.states])
             try:
-                report(done, ended[0], ended[1] != results.RUNNING)
+                report(progress.done, ended[0], ended[1] != results.RUNNING)
             except Exception as error:
-                warnings.warn(f"on_chunk raised {error!r}; the sweep ends after {done} steps", stacklevel=3)
+                warnings.warn(f"on_chunk raised {error!r}; the sweep ends after {progress.done} steps", stacklevel=3)
                 progress = progress._replace(interrupted=True, error=error)
                 break
-            # Only a chunk that all entered stopped shows what each would record for ever after.
-            all_stopped = stopped_before
+            if keep is not None:
+                keep(progress, False)
     except KeyboardInterrupt:
         if progress.done == 0:
             raise
         progress = progress._replace(interrupted=True)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        if keep is not None:
+            keep(progress, True)
     return progress
 
 
@@ -220,7 +237,7 @@ def join_infos(progress: Progress, num_steps: int) -> tuple[Info, int]:
     total = progress.done if progress.interrupted else num_steps
 
     def join(*leaves):
-        whole = np.concatenate(leaves, axis=1)[:, :total]
+        whole = np.concatenate(leaves, axis=1)
         return np.concatenate([whole, np.repeat(whole[:, -1:], total - whole.shape[1], axis=1)], axis=1)
 
     return jax.tree.map(join, *progress.infos), total

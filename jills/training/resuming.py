@@ -23,7 +23,7 @@ def check_same(before: SweepResult, algorithm: str, keys: jax.Array, hparams: An
         others.append(f"another algorithm ({differences(before.algorithm, algorithm)})")
     if before.keys is not None and not np.array_equal(before.keys, jax.random.key_data(keys)):
         others.append(f"other keys ({len(before.keys)} then, {len(keys)} now)")
-    if before.hparams is not None and (wrong := _other_hparams(before.hparams, hparams)):
+    if before.hparams is not None and (wrong := other_hparams(named(before.hparams), named(hparams))):
         others.append(f"other hyperparameters ({wrong})")
     if others:
         raise ValueError(
@@ -32,18 +32,23 @@ def check_same(before: SweepResult, algorithm: str, keys: jax.Array, hparams: An
         )
 
 
-def _other_hparams(before, now):
-    """Which hyperparameters differ, by more than a cast to float32 would make them."""
-    if type(before) is not type(now):
-        return f"of another kind, {type(before).__qualname__} then"
-    names = getattr(now, "_fields", range(len(now)))
-    pairs = ((name, np.asarray(one), np.asarray(other)) for name, one, other in zip(names, before, now, strict=True))
+def named(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of a tree by their place in it, such as `learning_rate`, or `metrics['error']`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(place).lstrip("."): np.asarray(leaf) for place, leaf in leaves}
+
+
+def other_hparams(before: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> str:
+    """Which hyperparameters differ, by more than a cast to float32 would make them; in words."""
+    if set(before) != set(now):
+        return f"of another kind, {', '.join(before)} then"
     return ", ".join(
-        f"{name} was {_short(one)} and is {_short(other)}"
-        for name, one, other in pairs
-        if one.shape != other.shape or not np.allclose(one, other, rtol=1e-6, atol=0.0, equal_nan=True)
+        f"{name} was {short(one)} and is {short(now[name])}"
+        for name, one in before.items()
+        if one.shape != now[name].shape or not np.allclose(one, now[name], rtol=1e-6, atol=0.0, equal_nan=True)
     )
 
 
-def _short(values):
+def short(values: Any) -> str:
+    """Numbers for a message."""
     return np.array2string(np.unique(values), precision=4, threshold=6, edgeitems=2)

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,8 +25,10 @@ from jills.functions import Static, settle
 from jills.hparams import as_columns
 from jills.linalg import only_cpu
 from jills.results import Stop
-from jills.training import chunks
+from jills.training import checkpoints, chunks
 from jills.training.description import describe
+from jills.training.identity import identify, look
+from jills.training.keeping import Keeper, checked_seconds
 from jills.training.members import check_member, first, member_of, ready, split
 from jills.training.memory import free_bytes, tree_bytes
 from jills.training.progress import OnChunk
@@ -73,6 +76,8 @@ def sweep(
     validation: Batch | None = None,
     patience: int | None = None,
     compile: str = "auto",
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
 ) -> SweepResult:
     """Trains H × S networks, all from one compiled program.
 
@@ -106,19 +111,31 @@ def sweep(
             problem may bring its own.
         patience: stop a member after so many steps without a lower validation loss; None: do not.
         compile: "fast", "full" or "auto", see `run`.
+        checkpoint: a folder of this sweep's own, made where it is missing: states and records are written there while
+            it trains, the first time that it is called, and the same call goes on from them, however the process before
+            it ended (killed, Ctrl-C, a power cut). The result is that of a sweep never interrupted, curves and all:
+            to the same bits on as many cores or devices with the same `chunk_steps` and `batch_size`, else to rounding.
+            A finished sweep comes back at once, and with more `num_steps` goes on. Anything else that differs is
+            refused: algorithm, dtype, keys, hyperparameters, `stop`, `patience`, `state` (which the folder must have
+            begun from), and what `problem`, validation rows and `metrics` give at the start of each key, but for
+            rounding.
+        checkpoint_seconds: the least time between two checkpoints; 0: after each chunk. Where one cannot be written,
+            as on a full disk, the sweep warns once, goes on and tries again.
 
     Returns:
         A `SweepResult`, whose methods predict, tell the best member, and make tables. `result.info.loss[h, s, t]` is
         the loss after t steps.
 
     Raises:
-        ValueError: hparams out of range or of unequal lengths, shapes that do not fit, a result to go on from that
-            was made with others, or a start that is not finite in any member.
+        ValueError: hparams out of range or of unequal lengths, shapes that do not fit, a result or checkpoints to go on
+            from that were made with others, or a start that is not finite in any member.
+        OSError: `checkpoint` cannot be written, or another sweep is writing there; told before anything is compiled.
         MemoryError: state and info of all members, or with them the work of a step, would not fit; told before
             anything is compiled.
     """
     check_static(algorithm, metrics)
     check_tier(compile)
+    checkpoint_seconds = checked_seconds(checkpoint_seconds)
     checks.check_function("problem", problem)
     num_steps = checks.checked_count("sweep: num_steps", num_steps)
     chunk_steps = checks.checked_count("sweep: chunk_steps", chunk_steps)
@@ -139,16 +156,18 @@ def sweep(
     algorithm.check(hparams, dtype=blank.loss.dtype)
     num_hparams, columns = as_columns(cast(hparams, blank.loss.dtype))
     shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
-    kept = math.prod(shape) * (2 * tree_bytes(blank) + 40 * num_steps)  # states, old and new, and records
+    copies = 2 if checkpoint is None else 3  # states, old and new, and those that are being written
+    kept = math.prod(shape) * (copies * tree_bytes(blank) + 40 * num_steps)
     _check_memory(kept, 0, shape)
     common = [each and each._replace(stacked=None) for each in rows]
-    still = blank_detail(algorithm, blank.loss.dtype)
-    shared = (problem, cast(stop, blank.loss.dtype), metrics, common, waits, still)
+    stacked = [each and each.stacked for each in rows]
+    still, stop = blank_detail(algorithm, blank.loss.dtype), cast(stop, blank.loss.dtype)
+    shared = (problem, stop, metrics, common, waits, still)
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
     hparam_index, key_index = np.divmod(plan.members, shape[1])
     # By NumPy where that copies nothing to a host: JAX would compile each of these.
-    own = jax.tree.map(lambda leaf: _on_host(leaf)[key_index], [each and each.stacked for each in rows])
+    own = jax.tree.map(lambda leaf: _on_host(leaf)[key_index], stacked)
     data = np.asarray(jax.random.key_data(keys))
     members = (jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index], columns), data[key_index], own)
     if state is None:
@@ -156,15 +175,27 @@ def sweep(
     else:
         state = checks.checked_state(state, blank, shape)
         start = jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index, key_index], state)
+    progress, compile_seconds = chunks.begun(plan, start), 0.0
 
-    began = time.perf_counter()
-    traced = chunks.trace_chunk(static, plan, shared, members, jax.random.key_impl(keys), start, chunk_steps)
-    _check_memory(kept, traced.work_bytes(plan), shape)
-    call = traced.compile(compile, num_steps / chunk_steps)
-    compile_seconds = time.perf_counter() - began
-    settle(static, problem.func, *([] if metrics is None else [metrics.func]))
-    report = partial(_report, on_chunk, shape)
-    progress = chunks.drive(call, plan, start, state is None, num_steps, chunk_steps, report)
+    with checkpoints.claimed(checkpoint) as folder:
+        found = keep = None
+        if folder is not None:
+            identity = identify(described, blank.loss.dtype, keys, columns, stop, waits, state)
+            looks = partial(look, static, plan.batch_size, problem, metrics, common, keys, stacked)
+            found = checkpoints.enter(folder, identity, looks, blank, still, math.prod(shape))
+            progress = progress if found is None else found.going_on(plan, num_steps)
+        if progress.done < num_steps and not progress.all_stopped:
+            began = time.perf_counter()
+            traced = chunks.trace_chunk(static, plan, shared, members, jax.random.key_impl(keys), start, chunk_steps)
+            _check_memory(kept, traced.work_bytes(plan), shape)
+            tier = traced.tier(found.tier if found and compile == "auto" else compile, num_steps / chunk_steps)
+            call = traced.compile(tier)
+            compile_seconds = time.perf_counter() - began
+            settle(static, problem.func, *([] if metrics is None else [metrics.func]))
+            if folder is not None:
+                keep = Keeper(folder, checkpoint_seconds, found, plan, tier)
+            report = partial(_report, on_chunk, shape)
+            progress = chunks.drive(call, plan, progress, state is None, num_steps, chunk_steps, report, keep)
     final = plan.gather(progress.states)
     _check_started(final)
     info, done = chunks.join_infos(progress, num_steps)
