@@ -25,7 +25,7 @@ from jills.functions import Static, settle
 from jills.hparams import as_columns
 from jills.linalg import only_cpu
 from jills.results import Stop
-from jills.training import checkpoints, chunks
+from jills.training import checkpoints, chunks, processes
 from jills.training.description import describe
 from jills.training.identity import identify, look
 from jills.training.keeping import Keeper, checked_seconds
@@ -84,7 +84,8 @@ def sweep(
     Where they run: on one CPU device, a block of members on one thread for each core, one member
     after the other in each (faster there than `vmap`, and no batched LAPACK call); on several
     devices, or with `mesh`, a share of the members on each; on an accelerator all members of a
-    device at once.
+    device at once. Under `jax.distributed`, which the user has initialised, each process trains a share of the keys on
+    its devices, and all return the whole result; they make the same call, and `on_chunk` sees a process's own share.
 
     Args:
         algorithm: of a `build`.
@@ -133,6 +134,12 @@ def sweep(
         MemoryError: state and info of all members, or with them the work of a step, would not fit; told before
             anything is compiled.
     """
+    if mesh is None and processes.are_several():
+        options = {"stop": stop, "metrics": metrics, "batch_size": batch_size, "patience": patience, "compile": compile}
+        options |= {"chunk_steps": chunk_steps, "on_chunk": on_chunk, "checkpoint_seconds": checkpoint_seconds}
+        again = partial(sweep, algorithm, hparams, problem, num_steps=num_steps, **options)
+        rows = {"batches": batches, "validation": validation}
+        return processes.share_out(again, checks.checked_keys(keys), rows, state, checkpoint)
     check_static(algorithm, metrics)
     check_tier(compile)
     checkpoint_seconds = checked_seconds(checkpoint_seconds)

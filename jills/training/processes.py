@@ -1,0 +1,131 @@
+"""A sweep over several processes of `jax.distributed`: each trains its share of the keys, and all are told everything.
+
+The keys are cut into blocks, which go round the processes; a block is a sweep of its own, on the devices of its
+process. What a member starts from and trains on depends on its key alone, so results do not depend on the number of
+processes, but for rounding. With checkpoints there are as many blocks whatever the number of processes, each with a
+folder of its own: what a process had not saved when it died is all that is lost, and other processes, more or fewer, go
+on from there.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jills.training.result import SweepResult
+from jills.types import Batch
+
+_AT_ITS_SHARE: ContextVar[bool] = ContextVar("at its share", default=False)
+BLOCKS = 16  # with checkpoints
+NDIM = (2, 2, 1)  # of the arrays of a batch of one member
+
+
+def are_several() -> bool:
+    """Whether this is one of several processes, which the user has initialised, and not at its own share yet."""
+    return jax.process_count() > 1 and not _AT_ITS_SHARE.get()
+
+
+def share_out(
+    train: Callable[..., SweepResult],
+    keys: Any,
+    rows: dict[str, Batch | None],
+    state: Any,
+    checkpoint: str | Path | None,
+) -> SweepResult:
+    """Trains the blocks of this process, and gathers those of all.
+
+    Args:
+        train: `train(keys=…, state=…, checkpoint=…, **rows)`, a sweep.
+        keys: `(S,)`.
+        rows: `batches` and `validation`; stacked arrays lead with `[S]`.
+        state: to go on from, with leaves `[H, S, …]`, or None.
+        checkpoint: the folder, or None.
+
+    Returns:
+        The result of all keys, the same in every process; `interrupted` where any of them was. Seconds are those of the
+        slowest process.
+    """
+    count, own = jax.process_count(), jax.process_index()
+    places = blocks_of(len(keys), count if checkpoint is None else BLOCKS)
+
+    def block(number, folder):
+        at = places[number]
+        parts = {name: None if batch is None else taken(batch, at, len(keys)) for name, batch in rows.items()}
+        return train(keys=keys[at], state=part_of(state, at), checkpoint=folder, **parts)
+
+    def folder(number):
+        return None if checkpoint is None else Path(checkpoint) / f"block-{number:02d}-of-{len(places):02d}"
+
+    token = _AT_ITS_SHARE.set(True)
+    try:
+        results = [block(number, folder(number)) for number in range(own, len(places), count)]
+        # Where blocks are fewer than processes, or do not come out even, one is there twice: shapes must be the same.
+        results = results or [block(0, None)]
+    finally:
+        _AT_ITS_SHARE.reset(token)
+    results += results[-1:] * (-(-len(places) // count) - len(results))
+    return gathered(results, places, keys)
+
+
+def blocks_of(count: int, blocks: int) -> np.ndarray:
+    """Which keys are in which block, `(K, b)`; the last ones are repeated so that all have the same length."""
+    length = -(-count // min(count, blocks))
+    blocks = -(-count // length)
+    return np.minimum(np.arange(blocks * length), count - 1).reshape(blocks, length)
+
+
+def taken(batch: Batch, at: np.ndarray, count: int) -> Batch:
+    """The arrays of some keys where they are stacked, and as they are where all share them."""
+    fields = zip(batch, NDIM, strict=True)
+    stacked = lambda array, ndim: array is not None and np.ndim(array) == ndim + 1 and len(array) == count  # noqa: E731
+    return Batch(*(array[at] if stacked(array, ndim) else array for array, ndim in fields))
+
+
+def part_of(state: Any, at: np.ndarray) -> Any:
+    """That of some keys."""
+    some = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[:, at], tree)  # noqa: E731 used at once
+    if isinstance(state, SweepResult):
+        keys = None if state.keys is None else state.keys[at]
+        return state._replace(state=some(state.state), info=some(state.info), keys=keys)
+    return None if state is None else some(state)
+
+
+def gathered(results: list[SweepResult], places: np.ndarray, keys: Any) -> SweepResult:
+    """The results of all processes, by the order of the keys."""
+    from jax.experimental.multihost_utils import process_allgather
+
+    told = np.asarray(
+        [
+            min(result.num_steps for result in results),
+            max(result.interrupted for result in results),
+        ],
+        np.int32,
+    )
+    seconds = np.asarray([sum(getattr(one, name) for one in results) for name in ("compile_seconds", "run_seconds")])
+    told, seconds = process_allgather((told, seconds))
+    steps = int(told[:, 0].min())
+    cut = lambda info: jax.tree.map(lambda leaf: np.asarray(leaf)[:, :, :steps], info)  # noqa: E731 used at once
+    trees = [(jax.tree.map(np.asarray, result.state), cut(result.info)) for result in results]
+    local = jax.tree.map(lambda *leaves: np.stack(leaves), *trees)  # [own blocks, H, b, …]
+    everything = process_allgather(local)  # [n, own blocks, H, b, …]
+    _, first = np.unique(places, return_index=True)
+
+    def ordered(leaf):
+        n, own, h, b, *rest = leaf.shape
+        # Block k went to process k modulo n, as its block number k // n.
+        blocks = np.swapaxes(leaf, 0, 1).reshape(n * own, h, b, *rest)[: len(places)]
+        return np.moveaxis(blocks, 1, 0).reshape(h, -1, *rest)[:, first]
+
+    state, info = jax.tree.map(ordered, everything)
+    return results[0]._replace(
+        state=jax.device_put(state),
+        info=info,
+        num_steps=steps,
+        interrupted=bool(told[:, 1].max()),
+        compile_seconds=float(seconds[:, 0].max()),
+        run_seconds=float(seconds[:, 1].max()),
+        keys=np.asarray(jax.random.key_data(keys)),
+    )
