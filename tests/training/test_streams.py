@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def test_each_epoch_and_each_seed_has_an_order_of_its_own(buffer_rows):
     orders = [order_of(rows.epoch(0)), order_of(rows.epoch(1)), order_of(other.epoch(0)), list(range(1, 201))]
     assert len({tuple(order) for order in orders}) == 4
     assert order_of(rows) == order_of(rows) == orders[0]
+    buffers = [set(order[:64]) for order in orders[:2]]
+    assert buffers[0] != buffers[1] or buffer_rows > 200  # not only are the rows of the same buffers shuffled anew
 
 
 def test_rows_of_one_block_are_spread_over_the_batches_of_a_buffer():
@@ -107,6 +110,18 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     for index, _ in enumerate(streams.batches(mapped[:, :5], mapped[:, 5:], 1000, buffer_rows=50_000)):
         most = max(most, resident() if index % 50 == 0 else 0)
     assert most - before < 24e6  # half of the file
+
+
+def test_there_is_one_buffer_at_a_time():
+    inputs = np.zeros((100_000, 5), "float32")
+    rows = streams.batches(inputs, inputs[:, :1], 100, buffer_rows=20_000)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in rows) == 1000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * 20_000 * (6 + 1 + 2) * 4  # inputs and targets, weights, the order
 
 
 def resident():

@@ -51,12 +51,9 @@ def _items(iterable, ready: Queue) -> Generator[Any, None, None]:
 def _read(iterable, ready, stopped):
     """Passes items on until there are none, or nobody wants them."""
     try:
-        items = iter(iterable)
-        for item in items:
+        for item in iterable:
             if not _put(ready, stopped, ("item", item)):
                 break
-        if hasattr(items, "close"):
-            items.close()  # a generator's files are closed by the thread that opened them
         told = ("end", None)
     except BaseException as error:  # whatever it is, it is the caller's
         told = ("error", error)

@@ -8,6 +8,7 @@ nothing else tells where a row comes; with 32 blocks in a buffer, that is hardly
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ class Rows:
             skip, rows = 0, self._gather(group, count)
             for start in _starts(left, len(order), self.batch_size):
                 picked = order[max(start, 0) : start + self.batch_size]
-                taken = _map(lambda array, picked=picked: array[picked], rows)
+                taken = _map(partial(np.take, indices=picked, axis=0), rows)
                 left = taken if start >= 0 else _map(lambda *pieces: np.concatenate(pieces), left, taken)
                 if len(left.inputs) == self.batch_size:
                     yield left

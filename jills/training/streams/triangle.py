@@ -140,9 +140,10 @@ def _weighed(index, batch, features):
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(f"batch {index}: weights hold negative, NaN or infinite values; each must be finite and ≥ 0")
     used = weights > 0
-    rows = np.concatenate([np.ones((len(inputs), 1)), inputs, targets], axis=1, dtype=np.float64)[used]
-    bad = ~np.isfinite(rows).all(axis=1)
-    if bad.any():
+    rows = np.concatenate([np.ones((len(inputs), 1)), inputs, targets], axis=1, dtype=np.float64)
+    rows = rows if used.all() else rows[used]
+    if not np.isfinite(rows).all():
+        bad = ~np.isfinite(rows).all(axis=1)
         raise ValueError(
             f"batch {index} holds NaN or inf in {bad.sum()} rows, first in row {np.flatnonzero(used)[bad.argmax()]}; "
             "drop or fill them, or give those rows weight zero"
