@@ -407,6 +407,14 @@ def test_threads_read_in_the_precision_of_the_caller():
         params = contract.NETWORK.init(jax.random.key(1), "float32")
         state, record = fit(algorithm, hparams, params, rows)
     assert record.loss.dtype == state.loss.dtype == np.float32
+    wide = problem("adam_minibatch")
+    whole = fit(*wide)
+    jax.config.update("jax_enable_x64", False)
+    try:
+        with jax.enable_x64(True):
+            assert_same(fit(*wide), whole)
+    finally:
+        jax.config.update("jax_enable_x64", True)
 
 
 def test_the_bar_shows_steps_and_losses(capsys):
