@@ -26,6 +26,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.extend.core import get_opaque_trace_state, jaxprs_in_params
 
 from jills.arrays import known
+from jills.linalg import only_cpu
 
 Told = TypeVar("Told")
 
@@ -65,7 +66,7 @@ def compiler_options(tier: str = "fast") -> dict[str, Any]:
     """
     if tier not in TIERS[1:]:
         raise ValueError(f"compiler_options: tier is {tier!r}, but must be 'fast' or 'full'")
-    if tier == "full" or not _on_cpu():
+    if tier == "full" or not only_cpu():
         return {}
     return dict(_known())
 
@@ -74,10 +75,6 @@ def compiler_options(tier: str = "fast") -> dict[str, Any]:
 def _known():
     attempt(lambda options: jax.jit(lambda: 0, compiler_options=options)(), FAST)
     return {name: value for name, value in FAST.items() if name not in _UNKNOWN}
-
-
-def _on_cpu():
-    return jax.default_backend() == "cpu"
 
 
 def check_tier(tier: Any) -> None:
@@ -98,7 +95,7 @@ def options_of(tier: str, full: dict[str, Any], jaxpr: Any, calls: float) -> dic
         jaxpr: of the program's trace.
         calls: how often it will be called, one after the other.
     """
-    if not _on_cpu():
+    if not only_cpu():
         return {}
     if tier == "auto" and not is_cached():
         if jaxpr not in _ARITHMETIC:

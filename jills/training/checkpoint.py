@@ -32,7 +32,7 @@ def save(path: str | Path, tree: Any, *, compress: bool = True) -> None:
     Args:
         path: the file, ending in `.npz`; an older one is replaced.
         tree: of arrays, random keys, numbers, texts, networks and None.
-        compress: False: some ten times as quick, and a file as large as the arrays.
+        compress: False: some thirty times as quick, and a file as large as the arrays.
 
     Raises:
         ValueError: a leaf is something else, or a network has activations of a user's own.

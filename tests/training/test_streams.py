@@ -453,7 +453,7 @@ def test_what_cannot_be_trained_on_is_refused():
     validated = {"validation": batch._replace(inputs=batch.inputs[:, :2])}
     for given_algorithm, source, options, words in (
         (full, rows, {}, "build it with full_batch=False"),
-        (algorithm, batch, {}, "single jills.Batch; give jills.run"),
+        (algorithm, batch, {}, r"single jills.Batch; give \[batch\]"),
         (algorithm, 5, {}, r"batches is 5, but must be streams.batches\(…\)"),
         (algorithm, [], {}, "no batches in epoch 0"),
         (algorithm, iter([batch]), {"epochs": 2}, "no batches in epoch 1.*an iterator can be read once only"),

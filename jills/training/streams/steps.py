@@ -95,6 +95,8 @@ def _from(source, number, first):
 def check_source(source: Any) -> None:
     """Raises ValueError where something gives no batches."""
     if isinstance(source, Batch):
-        raise ValueError("batches is a single jills.Batch; give jills.run(…, batch), or streams.batches(*batch, 2000)")
+        raise ValueError(
+            "batches is a single jills.Batch; give [batch], or streams.batches(batch.inputs, batch.targets, 2048)"
+        )
     if not hasattr(source, "epoch") and not hasattr(source, "__iter__"):
         raise ValueError(f"batches is {brief(source)}, but must be streams.batches(…) or an iterable of jills.Batch")
