@@ -350,6 +350,7 @@ def test_an_error_of_the_reader_reaches_the_caller_and_what_is_done_is_kept(tmp_
     with pytest.raises(OSError, match="the disk is gone"):
         fit(algorithm, hparams, params, failing(), checkpoint=path)
     wait_until(lambda: not readers())
+    assert jills.load(path).state.step == 5
     assert_same(fit(algorithm, hparams, params, list(rows), checkpoint=path), fit(algorithm, hparams, params, rows))
 
 
