@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.linalg
 
 from jills.arrays import brief
 from jills.training.streams.steps import check_source
@@ -51,20 +52,21 @@ def triangle(batches: Iterable[Batch], features: Features | None = None) -> Tria
         ValueError: shapes that do not fit, NaN or inf in rows of positive weight, or no such rows.
     """
     check_source(batches)
-    known, num_rows, total = None, 0, 0.0
+    upper, known, num_rows, total = None, None, 0, 0.0
     for index, batch in enumerate(batches):
-        rows, sizes, weights = _weighed(index, batch, features)
-        if known is None:
-            known, upper = sizes, np.zeros((0, rows.shape[1]))
-        elif sizes != known:
+        inputs, targets, weights = _checked(index, batch, features)
+        kind = inputs.dtype if inputs.dtype.kind == "f" else np.dtype(np.float64)
+        sizes = inputs.shape[1], targets.shape[1], str(kind)
+        if known is not None and sizes != known:
             raise ValueError(f"batch {index} has (p, k, dtype) = {sizes}, but the first one {known}; all must be alike")
-        both: Any = np.linalg.qr(np.concatenate([upper, rows]), mode="r")
-        upper = both
+        known = sizes
+        rows = _stacked(index, upper, inputs, targets, weights)
+        factored: Any = scipy.linalg.qr(rows, overwrite_a=True, mode="raw", check_finite=False)
+        upper = factored[1]  # quicker than NumPy's, which copies and transposes
         num_rows, total = num_rows + int(np.count_nonzero(weights)), total + float(np.sum(weights))
-    if known is None or num_rows == 0:
+    if known is None or upper is None or num_rows == 0:
         raise ValueError("streams: there are no rows of positive weight in the batches, but at least one is needed")
-    missing = upper.shape[1] - upper.shape[0]  # of fewer rows than columns
-    return Triangle(np.pad(upper, ((0, missing), (0, 0))), known[0], num_rows, total, np.dtype(known[2]))
+    return Triangle(upper, known[0], num_rows, total, np.dtype(known[2]))
 
 
 def least_squares(
@@ -124,8 +126,8 @@ def layer_of(weight: np.ndarray, bias: np.ndarray, dtype: np.dtype) -> Layer:
     return as_layer(weight.astype(dtype), bias.astype(dtype))
 
 
-def _weighed(index, batch, features):
-    """`√w [1, A, B]`, float64; `(p, k, dtype)`; and the weights."""
+def _checked(index, batch, features):
+    """Features, targets, and weights in float64, of a batch."""
     if not isinstance(batch, Batch):
         raise ValueError(f"batch {index} is {brief(batch)}, but must be a jills.Batch(inputs, targets, weights=None)")
     inputs = batch.inputs if features is None else features(batch.inputs)
@@ -139,14 +141,22 @@ def _weighed(index, batch, features):
         )
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(f"batch {index}: weights hold negative, NaN or infinite values; each must be finite and ≥ 0")
-    used = weights > 0
-    rows = np.concatenate([np.ones((len(inputs), 1)), inputs, targets], axis=1, dtype=np.float64)
-    rows = rows if used.all() else rows[used]
+    return inputs, targets, weights
+
+
+def _stacked(index, upper, inputs, targets, weights):
+    """`√w [1, A, B]` below the triangle so far, column by column, as LAPACK wants it."""
+    p, columns = inputs.shape[1], 1 + inputs.shape[1] + targets.shape[1]
+    stacked = np.zeros((columns + len(inputs), columns), order="F")
+    stacked[:columns] = 0.0 if upper is None else upper
+    rows = stacked[columns:]
+    rows[:, 0], rows[:, 1 : p + 1], rows[:, p + 1 :] = 1.0, inputs, targets
+    rows[weights == 0] = 0.0  # whatever they hold
     if not np.isfinite(rows).all():
         bad = ~np.isfinite(rows).all(axis=1)
         raise ValueError(
-            f"batch {index} holds NaN or inf in {bad.sum()} rows, first in row {np.flatnonzero(used)[bad.argmax()]}; "
-            "drop or fill them, or give those rows weight zero"
+            f"batch {index} holds NaN or inf in {bad.sum()} rows, first in row {bad.argmax()}; drop or fill them, or "
+            "give those rows weight zero"
         )
-    kind = inputs.dtype if inputs.dtype.kind == "f" else np.dtype(np.float64)
-    return np.sqrt(weights[used])[:, None] * rows, (inputs.shape[1], targets.shape[1], str(kind)), weights
+    rows *= np.sqrt(weights)[:, None]
+    return stacked
