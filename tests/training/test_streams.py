@@ -300,7 +300,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(name, cut, tmp_path):
     whole = fit(algorithm, hparams, params, rows, 20, **options)
     path = tmp_path / "training.npz"
     part = fit(algorithm, hparams, params, rows, cut, checkpoint=path, **options)
-    assert len(part[1].loss) == cut
+    assert len(part[1].loss) == jills.load(path).state.step == cut
     assert_same(fit(algorithm, hparams, params, rows, 20, checkpoint=path, checkpoint_seconds=0, **options), whole)
     assert_same(fit(algorithm, hparams, params, rows, 20, checkpoint=path, **options), whole)  # nothing is left to do
     assert os.listdir(tmp_path) == ["training.npz"]
@@ -311,16 +311,16 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(name, cut, tmp_path):
 
 def interrupting(rows, at, times=1):
     """The batches, with Ctrl-C while one of them is read."""
+    before = signal.getsignal(signal.SIGINT)
 
-    def epochs():
+    def reading():
         for index, batch in enumerate(rows):
-            if index == at:
-                for _ in range(times):
-                    signal.raise_signal(signal.SIGINT) if times == 1 else os.kill(os.getpid(), signal.SIGINT)
-                    time.sleep(0.05)
+            for _ in range(times if index == at else 0):
+                os.kill(os.getpid(), signal.SIGINT)
+                wait_until(lambda: signal.getsignal(signal.SIGINT) is before)  # it has been noted
             yield batch
 
-    return epochs()
+    return reading()
 
 
 def test_ctrl_c_returns_what_is_done_and_the_next_call_goes_on(tmp_path):
@@ -418,9 +418,12 @@ def test_threads_read_in_the_precision_of_the_caller():
         jax.config.update("jax_enable_x64", True)
 
 
-def test_the_bar_shows_steps_and_losses(capsys):
+def test_the_bar_shows_steps_and_losses(capsys, tmp_path):
     algorithm, hparams, params, rows = problem("adam_minibatch")
-    streams.fit(algorithm, hparams, params, rows, 9, validation=jills.Batch(*table(19, "float64", 1)))
+    options = {"validation": jills.Batch(*table(19, "float64", 1)), "checkpoint": tmp_path / "training.npz"}
+    fit(algorithm, hparams, params, rows, 4, **options)
+    assert not capsys.readouterr().err
+    streams.fit(algorithm, hparams, params, rows, 9, **options)
     told = capsys.readouterr().err
     assert "9/9" in told
     assert "loss" in told
