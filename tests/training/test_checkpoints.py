@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,20 @@ def test_what_the_folder_holds(tmp_path, whole, caplog):
 def test_only_the_last_checkpoint_before_the_interval_is_over(tmp_path):
     sweep(tmp_path, checkpoint_seconds=1000)
     assert names(tmp_path) == ["records-0-11.npz", "state-11.npz", "sweep.npz"]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, whole, monkeypatch):
+    """The first one is written only once the last step is taken; what falls due meanwhile waits for it."""
+    real, trained = np.savez, threading.Event()
+
+    def slow(file, **entries):
+        assert file.name.endswith("sweep.npz") or trained.wait(30)
+        real(file, **entries)
+
+    monkeypatch.setattr(np, "savez", slow)
+    done = sweep(tmp_path, on_chunk=lambda step, *_: step == STEPS and trained.set(), checkpoint_seconds=1e-9)
+    same(done, whole)
+    assert names(tmp_path) == ["records-0-2.npz", "records-2-11.npz", "state-11.npz", "state-2.npz", "sweep.npz"]
 
 
 def test_a_finished_sweep_returns_at_once_and_goes_on_to_more_steps(tmp_path, whole, untrained):
