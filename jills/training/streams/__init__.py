@@ -12,12 +12,13 @@ buffer of rows, 64 MiB unless asked for otherwise, and some batches, however lon
 The modules of this package are private; what is public stands here.
 """
 
-from jills.training.streams.driving import Checkpoint, Record
+from jills.training.streams.arrays import batches
 from jills.training.streams.files import files
 from jills.training.streams.fitting import fit
 from jills.training.streams.linear_evidence import Posterior, evidence
 from jills.training.streams.prefetching import prefetch
-from jills.training.streams.rows import Rows, batches
+from jills.training.streams.rows import Rows
+from jills.training.streams.setup import Checkpoint, Record
 from jills.training.streams.triangle import LeastSquares, Triangle, least_squares, triangle
 
 __all__ = [

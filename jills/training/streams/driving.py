@@ -5,8 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +13,9 @@ import numpy as np
 
 from jills import results
 from jills.arrays import native_dtype
-from jills.functions import Static
-from jills.training.checkpoint import load, save
-from jills.training.description import differences
 from jills.training.streams import steps
 from jills.training.streams.prefetching import prefetch
-from jills.training.validation import Validation
+from jills.training.streams.setup import Record, Setup
 from jills.types import Params, State
 
 AHEAD = 4  # steps that wait to be computed: enough to keep a device busy, and few batches to keep
@@ -27,59 +23,14 @@ SHOWN = 100  # losses whose mean the progress bar shows
 SHOW_SECONDS = 0.5  # between two texts behind it
 
 
-class Record(NamedTuple):
-    """How a training on a stream went."""
-
-    loss: np.ndarray  # (T,) of the parameters that each step received, on its batch
-    validation: np.ndarray  # (V,) losses on the validation rows
-    validation_step: np.ndarray  # (V,) int32, steps taken before each
-    epoch: int  # where the stream stands: of the last batch
-    batch: int  # batches of that epoch so far
-    interrupted: bool  # by Ctrl-C
-
-
-class Checkpoint(NamedTuple):
-    """What the file of a training holds; `jills.load` reads it."""
-
-    state: State
-    record: Record
-    described: str  # with what it was made, in words
-
-
-class Setup(NamedTuple):
-    """What stays the same in a call of `fit`."""
-
-    static: Static  # the algorithm
-    hparams: Any
-    source: Any  # of batches
-    num_steps: int | None
-    epochs: int | None
-    given: Validation | None
-    every: int  # steps between two looks at the validation rows
-    path: Path | None
-    seconds: float  # between two checkpoints
-    described: str
-
-    def begin(self, start: Params | State) -> "Training":
-        """The training from its checkpoint, or else from a start."""
-        if self.path is None or not self.path.exists():
-            return Training(self, start, None)
-        kept = load(self.path)
-        if not isinstance(kept, Checkpoint):
-            raise ValueError(f"{self.path} holds something else than a training on a stream; give another checkpoint=")
-        if kept.described != self.described:
-            raise ValueError(
-                f"{self.path} is of a training with others ({differences(kept.described, self.described)}); give the "
-                "same or another file, or, to go on with others on purpose, jills.load(path).state in place of params "
-                "and another file"
-            )
-        return Training(self, kept.state, kept.record)
-
-
 class Training:
     """A training under way. It changes with each step, and so is never handed out."""
 
-    def __init__(self, setup: Setup, start: Params | State, record: Record | None):
+    def __init__(self, setup: Setup, start: Params | State):
+        """From the training's file, or else from a start."""
+        kept = setup.kept()
+        record = None if kept is None else kept.record
+        start = start if kept is None else kept.state
         self._setup, self._start = setup, start
         self._state: Any = None
         self._judge: Any = None  # validation rows, prepared
@@ -188,9 +139,8 @@ class Training:
         return Record(*kept, *self._position, self._interrupted)
 
     def _save(self):
-        if self._setup.path is not None and self._state is not None:
-            record = self._record()._replace(interrupted=False)
-            save(self._setup.path, Checkpoint(self._state, record, self._setup.described))
+        if self._state is not None:
+            self._setup.keep(self._state, self._record())
 
     def _tell(self, show):
         recent = self._losses[-SHOWN:]

@@ -14,9 +14,10 @@ from jills.functions import Static, settle
 from jills.training.description import describe
 from jills.training.run import check_static, checked_validation
 from jills.training.streams import steps
-from jills.training.streams.driving import Record, Setup
+from jills.training.streams.driving import Training
 from jills.training.streams.interruption import interruption
 from jills.training.streams.rows import Rows
+from jills.training.streams.setup import Record, Setup
 from jills.types import Batch, Params, State
 
 
@@ -103,7 +104,7 @@ def fit(
         seconds=float(checkpoint_seconds),
         described=_described(algorithm, cast(hparams, dtype), batches),
     )
-    training = setup.begin(params)
+    training = Training(setup, params)
     with interruption() as asked, threadpool_limits(1, "blas"), _bar(setup, training.done, progress) as show:
         told = training.run(asked, show)
     settle(setup.static)
