@@ -6,8 +6,10 @@
 
 Each checkpoint adds records and a state; the last two states are kept. A file is written beside its place, brought to
 the disk and then renamed, records before the state that names them. So whatever ends a process, the newest state that
-is there is whole, and what came after it is trained again, to the same bits. Nothing depends on cores or devices.
-All files are NumPy's, read without pickle.
+is there is whole, and what came after it is trained again: to the same bits by the same program, that is on as many
+cores or devices, in chunks of as many steps (`num_steps` below `chunk_steps` shortens them), and in the tier of
+compilation that the state names. Members are in their own order, so that any other program can go on too. No file needs
+pickle.
 """
 
 import contextlib

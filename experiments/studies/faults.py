@@ -1,0 +1,185 @@
+"""Sweeps that are killed again and again, and what their checkpoints cost.
+
+    python -m experiments.studies.faults [--kills N] [--repeats N] [--seconds S]
+
+Sweeps of four algorithms run in processes of their own, with checkpoints as often as they can be, and are killed by
+SIGKILL at random moments until each algorithm has had its share. Every sweep goes on from its checkpoints, and in the
+end its states and records must have the bits of a sweep that nobody disturbed. Then one sweep of a thousand networks is
+timed with checkpoints and without, in alternation.
+"""
+
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+import jills
+from experiments.measuring import command_line, whole_sweep
+from experiments.studies.startup import rows
+
+NETWORK = jills.Network((8, 20, 1), jills.activations.tanh)
+CHUNK_STEPS = 5
+LONGEST = 3.0  # seconds from the start of a sweep to its end by a kill
+RATES = [0.003, 0.01, 0.03]
+
+
+class Case(NamedTuple):
+    """A sweep that takes some ten seconds."""
+
+    algorithm: jills.Algorithm
+    hparams: Any
+    members: int  # for each set of hyperparameters
+    num_steps: int
+
+
+CASES = {
+    "Adam": Case(jills.adam.build(NETWORK), jills.adam.Hparams(jnp.array(RATES)), 40, 1000),
+    "ILLS": Case(jills.ills.build(NETWORK), jills.ills.Hparams(jnp.array([0.1, 0.3, 0.5]), 1e-3), 4, 100),
+    "Gauss-Newton": Case(
+        jills.gauss_newton.build(NETWORK), jills.gauss_newton.Hparams(weight_decay=jnp.array([1e-4, 1e-3])), 20, 100
+    ),
+    "evidence": Case(jills.evidence.build(NETWORK), jills.evidence.Hparams(), 40, 100),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: prints the tables."""
+    parser = command_line("studies.faults", __doc__)
+    parser.add_argument("--kills", type=int, default=50, metavar="N", help="of all sweeps together (default: 50)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="sweeps timed of each (default: 3)")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="between checkpoints (default: 10)")
+    parser.add_argument("--steps", type=int, default=2000, metavar="N", help="of the sweep timed (default: 2000)")
+    parser.add_argument("--one", nargs=2, metavar=("NAME", "FOLDER"), help="train this one in this process")
+    options = parser.parse_args(arguments)
+    if options.one:
+        train(*options.one)
+        return 0
+    told = survived(options.kills)
+    print(told.to_string(index=False))
+    cost = overhead(options.steps, options.repeats, options.seconds)
+    print(cost.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
+    return 0 if list(told["same bits"]) == list(told["sweeps"]) else 1
+
+
+def train(name: str, folder: str) -> None:
+    """Prints each step that is reached, and a digest of all bits in the end; no folder: without checkpoints."""
+    jills.enable_compilation_cache(Path(tempfile.gettempdir()) / "jills-faults")
+    case = CASES[name]
+    inputs, targets = rows(500)
+    problem = jax.tree_util.Partial(_member, jills.Batch(inputs, targets))
+    keys = jax.random.split(jax.random.key(0), case.members)
+    result = jills.sweep(
+        case.algorithm,
+        case.hparams,
+        problem,
+        keys,
+        case.num_steps,
+        CHUNK_STEPS,
+        lambda step, *_: print(step, flush=True),
+        checkpoint=folder or None,
+        checkpoint_seconds=0,
+    )
+    bits = hashlib.sha256()
+    for leaf in jax.tree.leaves((result.state, result.info)):
+        bits.update(np.asarray(leaf).tobytes())
+    print(bits.hexdigest(), flush=True)
+
+
+def _member(batch, key):
+    return NETWORK.init(key), batch
+
+
+class Course(NamedTuple):
+    """Of one process."""
+
+    steps: list[int]  # that it told
+    bits: str  # empty: it was killed
+
+
+def process(name: str, folder: str, longest: float | None = None) -> Course:
+    """Trains in a process of its own, and kills it at a random moment of so many seconds of training; None: never."""
+    command = [sys.executable, "-m", "experiments.studies.faults", "--one", name, folder]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    told = [child.stdout.readline()] if child.stdout else []
+    try:
+        rest, errors = child.communicate(timeout=None if longest is None else random.uniform(0, longest))
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGKILL)
+        rest, errors = child.communicate()
+    if child.returncode not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"{name}: {errors[-2000:]}")
+    words = "".join([*told, rest]).split()
+    bits = words.pop() if child.returncode == 0 else ""
+    return Course([int(word) for word in words if word.isdigit()], bits)
+
+
+def survived(kills: int) -> pd.DataFrame:
+    """Kills sweeps of every algorithm in turn until there were as many kills, and lets the last of each end."""
+    random.seed(0)
+    return pd.DataFrame([_survived(name, (kills + place) // len(CASES)) for place, name in enumerate(CASES)])
+
+
+def _survived(name, kills):
+    undisturbed = process(name, "").bits
+    row = {"algorithm": name, "sweeps": 0, "kills": 0, "while writing": 0, "steps": 0, "trained twice": 0}
+    row["same bits"] = 0
+    while row["kills"] < kills:
+        with tempfile.TemporaryDirectory() as folder:
+            reached, bits = 0, ""
+            while not bits:
+                steps, bits = process(name, folder, LONGEST if row["kills"] < kills else None)
+                if steps:
+                    row["trained twice"] += max(0, reached - (steps[0] - CHUNK_STEPS))
+                    reached = steps[-1]
+                row["kills"] += not bits
+                row["while writing"] += any(path.suffix == ".npz" for path in Path(folder).glob(".*"))
+        row["sweeps"] += 1
+        row["steps"] += reached
+        row["same bits"] += bits == undisturbed
+    return row
+
+
+def overhead(num_steps: int, repeats: int, seconds: float, members: int = 1000) -> pd.DataFrame:
+    """A sweep of Adam with checkpoints and without: seconds by the clock, and of all threads together."""
+    inputs, targets = rows(100)
+    network = jills.Network((8, 20, 20, 1), jills.activations.tanh)
+    algorithm = jills.adam.build(network)
+    problem = jax.tree_util.Partial(lambda batch, key: (network.init(key), batch), jills.Batch(inputs, targets))
+    keys = jax.random.split(jax.random.key(0), members)
+    sweep = partial(whole_sweep, algorithm, algorithm.defaults, problem, keys, compile="full")
+    sweep(50)
+    measured = {"none": [], f"every {seconds:g} s": []}
+    for name in [*measured] * repeats:
+        with tempfile.TemporaryDirectory() as folder:
+            options = {} if name == "none" else {"checkpoint": folder, "checkpoint_seconds": seconds}
+            began = time.perf_counter(), time.process_time()
+            sweep(num_steps, **options)
+            ended = time.perf_counter(), time.process_time()
+            measured[name].append([*np.subtract(ended, began), len(list(Path(folder).glob("records-*")))])
+    medians = {name: np.median(each, axis=0) for name, each in measured.items()}
+    return pd.DataFrame(
+        {
+            "checkpoints": name,
+            "seconds": clock,
+            "of threads": threads,
+            "more, %": 100 * (threads / medians["none"][1] - 1),
+            "written": written,
+        }
+        for name, (clock, threads, written) in medians.items()
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
