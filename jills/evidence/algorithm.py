@@ -168,11 +168,15 @@ class Evidence(Algorithm):
             zip(linearization.stack(params), objective.enter(params), strict=True),
         )
         matrices = [jnp.where(as_given, given, entered) for given, entered in pairs]
-        theta, current = flatten(matrices), objective.forward(matrices)
+        current = objective.forward(matrices)
         start = Point(matrices, objective.value(matrices, current))
         factored = objective.factor(objective.statistics(matrices), course.damping)
         end = descend(objective, start, factored)
         taken = end.value < start.value
+        theta = flatten(matrices)
+        if self.network.num_layers == 1:
+            # A step ends at the minimum. By the parameters before it, α may swing from one to another for ever.
+            theta, current = flatten(end.matrices), objective.forward(end.matrices)
         energies = objective.likelihood.energies(current.prediction)
         together = course.steps < (TOGETHER if alpha.shape[0] > 1 else 0)
         found = updated(objective, self.groups, alpha, together, theta, energies, factored)

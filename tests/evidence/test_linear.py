@@ -64,6 +64,25 @@ def test_precisions_evidence_and_predictions_are_those_of_bayesian_ridge(weighte
     assert state.result == jills.results.AT_REST
 
 
+def test_precisions_come_to_rest_where_noise_prevails():
+    """By the parameters before a step, α would swing between two values for ever."""
+    rng, scales = np.random.default_rng(0), np.array([1, 5, 0.1, 100, 1.0])
+    inputs = rng.normal(size=(N, 5)) * scales + 3
+    slopes = rng.normal(size=(5, 3)) / scales[:, None] * np.array([1, 1, 0.1, 0, 0.2])[:, None]
+    targets = (inputs @ slopes + rng.normal(size=(N, 3)) * np.linspace(0.3, 1, 3)) * 7 + 20
+    _, state, *_ = trained(inputs, targets)
+    design, target = np.column_stack([standardised(inputs)[0], np.ones(N)]), standardised(targets)[0]
+    values, alpha, beta = np.linalg.eigvalsh(design.T @ design), 10.0, 1.0
+    for _ in range(500):  # MacKay's fixed point, each time at the minimum
+        theta = np.linalg.solve(beta * design.T @ design + alpha * np.eye(6), beta * design.T @ target)
+        effective = 3 * np.sum(beta * values / (beta * values + alpha))
+        alpha = effective / np.sum(theta**2)
+        beta = (3 * N - effective) / np.sum((target - design @ theta) ** 2)
+    assert state.result == jills.results.AT_REST
+    np.testing.assert_allclose(state.inner.course.alpha[0], alpha, rtol=0.01)
+    np.testing.assert_allclose(state.inner.course.beta[0], beta, rtol=0.01)
+
+
 def test_effective_parameters_and_evidence_in_closed_form():
     """From the eigenvalues of the Gram matrix, and the density of the targets with the parameters integrated out."""
     inputs, targets = table()
