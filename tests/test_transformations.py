@@ -140,12 +140,14 @@ def test_a_run_that_diverges_raises_while_jax_looks_for_nan(key):
 def test_without_jit_the_numbers_are_the_same(name, key):
     case = CASES[name]
     params, batch = problem(key)
-    whole, _ = train(case, params, batch)
+    steps = 2 if name == "adam" else 1  # each operation is compiled by itself
+    whole, _ = train(case, params, batch, steps)
     # Not strictly: then JAX, without its jit, takes an `IntEnum` for an array of 64 bits.
     with jax.disable_jit(), jax.numpy_dtype_promotion("standard"):
         state, _ = train(case, params, batch, 1)
-        state, _ = case.algorithm.step(case.hparams, state, batch)
-        state = case.algorithm.observe(state, batch)
+        if name == "adam":
+            state, _ = case.algorithm.step(case.hparams, state, batch)
+            state = case.algorithm.observe(state, batch)
     assert_equal(state.params, whole.params, rtol=1e-6, atol=1e-12)
 
 
