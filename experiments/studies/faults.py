@@ -159,7 +159,8 @@ def overhead(num_steps: int, repeats: int, seconds: float, members: int = 1000) 
     problem = jax.tree_util.Partial(lambda batch, key: (network.init(key), batch), jills.Batch(inputs, targets))
     keys = jax.random.split(jax.random.key(0), members)
     sweep = partial(whole_sweep, algorithm, algorithm.defaults, problem, keys, compile="full")
-    sweep(50)
+    with tempfile.TemporaryDirectory() as folder:
+        sweep(50, checkpoint=folder)  # compiles
     measured = {"none": [], f"every {seconds:g} s": []}
     for name in [*measured] * repeats:
         with tempfile.TemporaryDirectory() as folder:
