@@ -73,7 +73,7 @@ class NetworkEstimator(BaseEstimator):
         """Trains on targets `(n, k)`."""
         dtype = self._check_params()
         self._stream = None
-        told["columns"] = tuple(self.feature_names_in_) if hasattr(self, "feature_names_in_") else None
+        told["columns"] = _names(self)
         rows = merged(X, targets, weights)
         inputs = Scaling.of(rows.inputs, rows.weights)
         outputs = Scaling.of(rows.targets, rows.weights) if scaled else Scaling.none(targets.shape[1])
@@ -215,3 +215,9 @@ class NetworkEstimator(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = False
         return tags
+
+
+def _names(estimator):
+    """Of the columns of a data frame; None of an array."""
+    names = getattr(estimator, "feature_names_in_", None)
+    return None if names is None else tuple(names)

@@ -68,7 +68,8 @@ def test_folds_of_nearly_one_length_and_all_candidates_share_a_program(programs)
 
 
 def jax_compilations():
-    return sum(program._cache_size() for program in (chunks._chunk.plain, *chunks._chunk._others.values()))
+    programs: list[Any] = [chunks._chunk.plain, *chunks._chunk._others.values()]
+    return sum(program._cache_size() for program in programs)
 
 
 def test_pipelines_frames_and_pickles():
