@@ -15,12 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jills.training.members import NDIM
 from jills.training.result import SweepResult
 from jills.types import Batch
 
 _AT_ITS_SHARE: ContextVar[bool] = ContextVar("at its share", default=False)
 BLOCKS = 16  # with checkpoints
-NDIM = (2, 2, 1)  # of the arrays of a batch of one member
 
 
 def are_several() -> bool:
@@ -47,7 +47,17 @@ def share_out(
     Returns:
         The result of all keys, the same in every process; `interrupted` where any of them was. Seconds are those of the
         slowest process.
+
+    Raises:
+        ValueError: processes that were given different keys.
     """
+    from jax.experimental.multihost_utils import process_allgather
+
+    data = process_allgather(np.asarray(jax.random.key_data(keys)))
+    if np.any(data != data[0]):
+        raise ValueError(
+            "the keys differ between processes; make the same call in all of them (and give estimators a random_state)"
+        )
     count, own = jax.process_count(), jax.process_index()
     places = blocks_of(len(keys), count if checkpoint is None else BLOCKS)
 

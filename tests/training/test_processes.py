@@ -39,6 +39,14 @@ result = jills.sweep(
 )
 one = jills.sweep(algorithm, algorithm.defaults, network.init, jax.random.split(jax.random.key(1), 1), 1,
                   batches=jills.Batch(inputs[0], np.sin(inputs[0, :, :1])))
+if int(count) > 1:
+    try:
+        jills.sweep(algorithm, algorithm.defaults, network.init, jax.random.split(jax.random.key(int(index)), 2), 1,
+                    batches=jills.Batch(inputs[0], np.sin(inputs[0, :, :1])))
+    except ValueError as error:
+        assert "the keys differ between processes" in str(error)
+    else:
+        raise AssertionError
 if int(index) == int(count) - 1:
     best = jax.tree.leaves(result.state.best_params)[0]
     np.savez(path, loss=result.info.loss, validation=result.info.validation, best=best, steps=result.num_steps,
