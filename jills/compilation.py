@@ -86,22 +86,25 @@ def check_tier(tier: Any) -> None:
         )
 
 
-def options_of(tier: str, full: dict[str, Any], jaxpr: Any, calls: float) -> dict[str, Any]:
-    """The options to compile a program with.
+def tier_of(jaxpr: Any, calls: float) -> str:
+    """The tier that "auto" means for a program. With JAX's persistent cache the full one: it is paid for once.
 
     Args:
-        tier: a word of `TIERS`. With "auto" and JAX's persistent cache the full one is taken: it is paid for once.
-        full: those of the full tier.
         jaxpr: of the program's trace.
         calls: how often it will be called, one after the other.
     """
+    if not only_cpu() or is_cached():
+        return "full"
+    if jaxpr not in _ARITHMETIC:
+        _ARITHMETIC[jaxpr] = arithmetic(jaxpr)
+    entries, equations = _ARITHMETIC[jaxpr]
+    return "fast" if ADVANTAGE * LOST * calls * entries < SAVED * equations else "full"
+
+
+def options_of(tier: str, full: dict[str, Any]) -> dict[str, Any]:
+    """The options to compile a program with, in a tier, "fast" or "full"; `full` are those of the latter."""
     if not only_cpu():
         return {}
-    if tier == "auto" and not is_cached():
-        if jaxpr not in _ARITHMETIC:
-            _ARITHMETIC[jaxpr] = arithmetic(jaxpr)
-        entries, equations = _ARITHMETIC[jaxpr]
-        tier = "fast" if ADVANTAGE * LOST * calls * entries < SAVED * equations else "full"
     return FAST if tier == "fast" else full
 
 
@@ -180,9 +183,9 @@ class Program:
         """
         if is_traced(args):
             return self.plain(*static, *args)
-        jaxpr = self.plain.trace(*static, *args).jaxpr.jaxpr if tier == "auto" else None
-        options = options_of(tier, full, jaxpr, 1.0)
-        return attempt(lambda known: self.with_options(known)(*static, *args), options)
+        if tier == "auto":
+            tier = tier_of(self.plain.trace(*static, *args).jaxpr.jaxpr, 1.0)
+        return attempt(lambda known: self.with_options(known)(*static, *args), options_of(tier, full))
 
 
 _OUTSIDE = get_opaque_trace_state()

@@ -115,15 +115,15 @@ def test_arithmetic_counts_what_loops_repeat_and_spares_what_libraries_do():
 def test_auto_takes_the_fast_tier_for_short_runs_and_the_full_one_for_long_ones(no_cache):
     options = {"xla_cpu_use_fusion_emitters": False}
     jaxpr = jax.make_jaxpr(lambda x: jnp.sin(x) + jnp.cos(x))(jnp.ones(1009)).jaxpr
-    assert compilation.options_of("auto", options, jaxpr, 10) == compilation.FAST
-    assert compilation.options_of("auto", options, jaxpr, 1e9) == options
-    assert compilation.options_of("full", options, jaxpr, 10) == options
+    assert compilation.options_of(compilation.tier_of(jaxpr, 10), options) == compilation.FAST
+    assert compilation.options_of(compilation.tier_of(jaxpr, 1e9), options) == options
+    assert compilation.options_of("full", options) == options
 
 
 def test_auto_takes_the_full_tier_where_programs_are_kept(no_cache, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     jaxpr = jax.make_jaxpr(jnp.sin)(1.0).jaxpr
-    assert compilation.options_of("auto", {}, jaxpr, 1) == {}
+    assert compilation.options_of(compilation.tier_of(jaxpr, 1), {}) == {}
 
 
 def test_a_start_is_one_program_and_the_same_bits_inside_of_another():

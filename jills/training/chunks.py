@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from threadpoolctl import threadpool_limits
 
 from jills import results
-from jills.compilation import FAST, Program, attempt, options_of
+from jills.compilation import Program, attempt, options_of, tier_of
 from jills.functions import Static
 from jills.training.members import member_of
 from jills.training.memory import heaviest_step
@@ -121,13 +121,13 @@ class Traced(NamedTuple):
             word: see `sweep`.
             calls: of each worker.
         """
-        return "fast" if options_of(word, self.full, self.program.jaxpr.jaxpr, calls) is FAST else "full"
+        return tier_of(self.program.jaxpr.jaxpr, calls) if word == "auto" else word
 
     def compile(self, tier: str) -> Call:
         """Compiles it, or finds it compiled: only shapes and static choices tell programs apart."""
         lowered, wide = self.program.lower(), bool(jax.config.read("jax_enable_x64"))
-        options = options_of(tier, self.full, self.program.jaxpr.jaxpr, 1.0)
-        program = attempt(lambda known: lowered.compile(compiler_options=known or None), options)
+        compiled = lambda known: lowered.compile(compiler_options=known or None)  # noqa: E731 used at once
+        program = attempt(compiled, options_of(tier, self.full))
 
         def call(worker, state, fresh, remaining):
             # Threads do not inherit JAX's context managers: hence this one, and the program compiled outside.

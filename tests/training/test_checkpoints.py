@@ -436,7 +436,7 @@ def test_the_tier_is_that_of_the_checkpoints(tmp_path, whole, monkeypatch):
     compiled = chunks.Traced.compile
     monkeypatch.setattr(chunks.Traced, "compile", lambda self, tier: (chosen.append(tier), compiled(self, tier))[1])
     sweep(tmp_path, on_chunk=stop_at(2), compile="fast")
-    monkeypatch.setattr(chunks, "options_of", lambda tier, *_: chunks.FAST if tier == "fast" else {})
+    monkeypatch.setattr(chunks, "tier_of", lambda *_: "full")
     sweep(tmp_path, on_chunk=stop_at(4))
     assert chosen == ["fast", "fast"]
     sweep(tmp_path / "other", on_chunk=stop_at(2))
