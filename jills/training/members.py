@@ -25,6 +25,10 @@ class Rows(NamedTuple):
         """The batch of one member, where the stacked arrays are those of this one."""
         return Batch(*(two if one is None else one for one, two in zip(self.stacked, self.shared, strict=True)))
 
+    def taken(self, at: Any) -> "Rows":
+        """Those of some members, or of one."""
+        return self._replace(stacked=jax.tree.map(lambda array: array[at], self.stacked))
+
 
 def split(name: str, batch: Any, count: int) -> Rows | None:
     """A batch with stacked arrays taken apart.
@@ -81,11 +85,7 @@ def _cast(part, dtype):
 
 def first(rows: Rows | None) -> Rows | None:
     """The shapes of one member's."""
-    return None if rows is None else rows._replace(stacked=jax.eval_shape(lambda each: _taken(each, 0), rows.stacked))
-
-
-def _taken(tree, place):
-    return jax.tree.map(lambda array: array[place], tree)
+    return None if rows is None else rows._replace(stacked=jax.eval_shape(lambda part: part.taken(0), rows).stacked)
 
 
 def member_of(problem: Any, key: jax.Array, rows: Rows | None, validation: Rows | None) -> Member:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jills.training.members import NDIM
+from jills.training.members import split
 from jills.training.result import SweepResult
 from jills.types import Batch
 
@@ -63,7 +63,7 @@ def share_out(
 
     def block(number, folder):
         at = places[number]
-        parts = {name: None if batch is None else taken(batch, at, len(keys)) for name, batch in rows.items()}
+        parts = {name: taken(batch, at, len(keys), name) for name, batch in rows.items()}
         return train(keys=keys[at], state=part_of(state, at), checkpoint=folder, **parts)
 
     def folder(number):
@@ -87,11 +87,10 @@ def blocks_of(count: int, blocks: int) -> np.ndarray:
     return np.minimum(np.arange(blocks * length), count - 1).reshape(blocks, length)
 
 
-def taken(batch: Batch, at: np.ndarray, count: int) -> Batch:
-    """The arrays of some keys where they are stacked, and as they are where all share them."""
-    fields = zip(batch, NDIM, strict=True)
-    stacked = lambda array, ndim: array is not None and np.ndim(array) == ndim + 1 and len(array) == count  # noqa: E731
-    return Batch(*(array[at] if stacked(array, ndim) else array for array, ndim in fields))
+def taken(batch: Batch | None, at: np.ndarray, count: int, name: str = "batches") -> Batch | None:
+    """The arrays of some of `count` keys where they are stacked, and as they are where all share them."""
+    rows = split(name, batch, count)
+    return None if rows is None else rows.taken(at).merged()
 
 
 def part_of(state: Any, at: np.ndarray) -> Any:

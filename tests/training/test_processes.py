@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +108,7 @@ def test_blocks_hold_every_key(count, blocks):
 
 def test_parts_of_batches_and_of_earlier_results():
     shared, stacked = jnp.zeros((11, 3)), jnp.arange(5.0)[:, None, None] * jnp.ones((5, 11, 2))
-    part = processes.taken(jills.Batch(shared, stacked, jnp.ones((5, 11))), np.array([4, 1]), 5)
+    part: Any = processes.taken(jills.Batch(shared, stacked, jnp.ones((5, 11))), np.array([4, 1]), 5)
     assert part.inputs is shared
     np.testing.assert_array_equal(part.targets[:, 0, 0], [4.0, 1.0])
     assert part.weights is not None
