@@ -8,9 +8,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from jills.estimators.fitted import LOSSES, Fitted
+from jills.estimators.fitted import LOSSES, Fitted, as_method
 from jills.estimators.forward import Forward, Scaling
-from jills.estimators.methods import checked_sizes, method_of
+from jills.estimators.methods import checked_sizes
 from jills.estimators.minibatches import advance, begin
 from jills.estimators.rows import as_batch, merged
 from jills.estimators.training import Outcome, Table, out_of_fold, train
@@ -116,7 +116,8 @@ class NetworkEstimator(BaseEstimator):
         number = isinstance(self.regularization, int | float)
         words = {"sizes": sizes, "activation": self.activation, "algorithm": "gauss_newton", "max_steps": None}
         words["regularization"] = float(self.regularization) if number else 0.0
-        method = method_of(loss=LOSSES[loss], **words)
+        words["loss"] = loss
+        method = as_method(words)
         stream = getattr(self, "_stream", None)
         if stream is None:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -124,7 +125,7 @@ class NetworkEstimator(BaseEstimator):
             stream = begin(method.algorithm.network, LOSSES[loss], words["regularization"], start, seed, batch)
         self._stream = stream = advance(stream, batch)
         self.fitted_ = Fitted(
-            described={**words, "loss": loss},
+            described=words,
             state=stream.state,
             params=stream.state.params,
             batch=batch,
@@ -145,12 +146,11 @@ class NetworkEstimator(BaseEstimator):
             "algorithm": self.algorithm,
             "regularization": self.regularization,
             "max_steps": None if self.max_steps is None else int(self.max_steps),
+            "loss": loss,
         }
-        method = method_of(loss=LOSSES[loss], **words)
         before = self._before(sizes)
         options = {"verbose": bool(self.verbose), "before": before, **told}
-        described = {**words, "loss": loss}
-        fitted, trained = train(method, described, table, units, self.members, folds, seed, dtype, **options)
+        fitted, trained = train(as_method(words), words, table, units, self.members, folds, seed, dtype, **options)
         if folds is None:
             return fitted, trained, None, 0.0
         fitted, *both = out_of_fold(fitted, trained, table, folds)

@@ -49,8 +49,7 @@ class Fitted:
     @property
     def method(self) -> Method:
         """How it was trained."""
-        given = dict(self.described)
-        return method_of(tuple(given.pop("sizes")), loss=LOSSES[given.pop("loss")], **given)
+        return as_method(self.described)
 
     @property
     def forward(self) -> Forward:
@@ -168,6 +167,12 @@ def read(described: dict[str, Any], tree: dict[str, Any]) -> Fitted:
     columns = described.pop("columns", None)
     names = None if columns is None else tuple(columns)
     return Fitted(flat=described.pop("flat"), columns=names, described=described, **tree)
+
+
+def as_method(described: dict[str, Any]) -> Method:
+    """What `described` means, with the loss by its name."""
+    given = dict(described)
+    return method_of(tuple(given.pop("sizes")), loss=LOSSES[given.pop("loss")], **given)
 
 
 def _told(algorithm: Evidence, states, batch, columns):

@@ -10,9 +10,9 @@ import numpy as np
 
 from jills.compilation import Program
 from jills.estimators.files import as_text, of_text, write
-from jills.estimators.fitted import LOSSES, Fitted
+from jills.estimators.fitted import Fitted, as_method
 from jills.estimators.forward import Forward, Scaling
-from jills.estimators.methods import Method, method_of
+from jills.estimators.methods import Method
 from jills.estimators.rows import padded_size
 from jills.evidence import predict as predict_by_evidence
 from jills.predictions import ensemble
@@ -26,7 +26,7 @@ class FittedGroups:
     `predict` and `predict_interval` are those of the estimator.
     """
 
-    described: dict[str, Any]  # sizes, activation, max_steps
+    described: dict[str, Any]  # as of `Fitted`
     groups: np.ndarray  # (G,) labels, sorted
     state: State  # leaves [G, M, …]
     batch: Batch  # (G, n, …) padded
@@ -34,9 +34,7 @@ class FittedGroups:
     @property
     def method(self) -> Method:
         """How they were trained."""
-        given = dict(self.described)
-        words = {"algorithm": "evidence", "regularization": "evidence"}
-        return method_of(tuple(given.pop("sizes")), loss=LOSSES["squared_error"], **words, **given)
+        return as_method(self.described)
 
     def told(self, inputs: np.ndarray) -> Any:
         """Ensembles of all groups for stacked inputs `(G, m, d)`."""
@@ -76,10 +74,9 @@ class FittedGroups:
         """The networks of one group by themselves."""
         place = int(self._which(np.asarray([label]), False)[0])
         state, batch = jax.tree.map(lambda leaf: np.asarray(leaf)[place], (self.state, self.batch))
-        words = {"loss": "squared_error", "algorithm": "evidence", "regularization": "evidence"}
         d = self.described["sizes"][0]
         return Fitted(
-            described=self.described | words,
+            described=self.described,
             state=state,
             params=state.params,
             batch=batch,

@@ -10,9 +10,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jills.estimators.base import NetworkEstimator
-from jills.estimators.fitted import LOSSES
+from jills.estimators.fitted import as_method
 from jills.estimators.fitted_groups import FittedGroups, labels_of, places_of, stacked
-from jills.estimators.methods import checked_sizes, method_of
+from jills.estimators.methods import checked_sizes
 from jills.estimators.rows import merged
 from jills.estimators.training import keys_of, swept
 from jills.training import diagnose
@@ -84,15 +84,14 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
         places = places_of(which, count)
         sizes = (X.shape[1], *checked_sizes(self.hidden), 1)
         most = None if self.max_steps is None else int(self.max_steps)
-        described = {"sizes": sizes, "activation": self.activation, "max_steps": most}
-        words = {"loss": LOSSES["squared_error"], "algorithm": "evidence", "regularization": "evidence"}
-        method = method_of(**described, **words)
+        described = {"sizes": sizes, "activation": self.activation, "max_steps": most, "loss": "squared_error"}
+        described |= {"algorithm": "evidence", "regularization": "evidence"}
         given = (X, y[:, None], weights)
         batch = Batch(*(np.asarray(stacked(each, places), dtype) for each in given))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        keys = keys_of(seed, count * members)
+        keys = keys_of(jax.random.key(seed), count * members)
         batches = jax.tree.map(lambda leaf: np.repeat(leaf, members, axis=0), batch)
-        result = swept(method, keys, dtype, self.verbose, batches)
+        result = swept(as_method(described), keys, dtype, self.verbose, batches)
         # By NumPy: JAX would compile each of these.
         state = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(count, members, *leaf.shape[2:]), result.state)
         self.fitted_ = FittedGroups(described=described, groups=self.groups_, state=state, batch=batch)

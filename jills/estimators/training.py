@@ -40,9 +40,9 @@ class Outcome(NamedTuple):
     weights: np.ndarray  # (M, n) row weights of every member
 
 
-def keys_of(seed: int, count: int) -> jax.Array:
+def keys_of(key: jax.Array, count: int) -> jax.Array:
     """Of as many starts, `(count,)`."""
-    return _split("fast", {}, (count,), jax.random.key(seed))
+    return _split("fast", {}, (count,), key)
 
 
 _split = Program(lambda count, key: jax.random.split(key, count), (0,))
@@ -119,7 +119,7 @@ def train(
     """
     key = jax.random.key(seed)
     weights, validation = _shares(key, method, table, members, folds)
-    keys = keys_of(seed, len(weights))
+    keys = keys_of(key, len(weights))
     same = (weights == weights[0]).all()
     batch = as_batch(table.inputs, table.targets, weights[0] if same else weights, dtype)
     batches = jax.device_put(batch)
