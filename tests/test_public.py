@@ -84,7 +84,7 @@ WINGS = {
         {"__init__"},
     ],
     "training": [
-        {"validation", "history", "progress", "words", "memory"},
+        {"validation", "history", "progress", "words", "memory", "interruption"},
         {"run", "structure", "diagnosis", "members"},
         {"chunks", "description", "tables"},
         {"result"},

@@ -40,6 +40,18 @@ UNFINISHED = re.compile(r"\.[0-9a-f]{32}-(probe|" + OURS.pattern + ")")
 log = logging.getLogger("jills")
 
 
+class Folder(NamedTuple):
+    """A folder that this sweep has for itself."""
+
+    path: Path
+    refusal: OSError | None = None  # why it can only be read
+
+    def check_writable(self) -> None:
+        """Raises OSError where it is not."""
+        if self.refusal is not None:
+            raise self.refusal
+
+
 class Found(NamedTuple):
     """A checkpoint."""
 
@@ -80,12 +92,14 @@ class Written(NamedTuple):
 
 
 @contextlib.contextmanager
-def claimed(path: Any) -> Iterator[Path | None]:
-    """A folder for this sweep alone, for as long as it runs: made where it is missing, and known to be writable.
+def claimed(path: Any) -> Iterator[Folder | None]:
+    """A folder for this sweep alone, for as long as it runs: made where it is missing.
+
+    One that can be read only, and holds a sweep, may hold a finished one; so it is not refused here.
 
     Raises:
         ValueError: `path` is no path.
-        OSError: the folder cannot be written, or another sweep is writing there.
+        OSError: the folder cannot be written and holds no sweep, or another sweep is writing there.
     """
     if path is None:
         yield None
@@ -94,6 +108,7 @@ def claimed(path: Any) -> Iterator[Path | None]:
         raise ValueError(f"checkpoint is {brief(path)}, but must be the path of a folder")
     folder = Path(path).absolute()
     lock = filelock.FileLock(folder / ".lock", timeout=0)
+    refusal = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -102,9 +117,11 @@ def claimed(path: Any) -> Iterator[Path | None]:
         raise OSError(f"checkpoint: another sweep is writing to {folder}; give each a folder of its own") from None
     except OSError as error:
         lock.release()
-        raise OSError(f"checkpoint: {folder} cannot be written: {error}") from error
+        refusal = OSError(f"checkpoint: {folder} cannot be written: {error}")
+        if not os.path.exists(folder / "sweep.npz"):
+            raise refusal from error
     try:
-        yield folder
+        yield Folder(folder, refusal)
     finally:
         lock.release()
 

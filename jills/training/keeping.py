@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,16 @@ class Keeper:
     depend on a disk.
     """
 
-    def __init__(self, folder: Path, seconds: float, found: Found | None, plan: Plan, tier: str):
+    def __init__(
+        self,
+        folder: Path,
+        seconds: float,
+        found: Found | None,
+        plan: Plan,
+        tier: str,
+        is_terminated: Callable[[], bool],
+    ):
+        self._is_terminated = is_terminated
         self._folder, self._seconds, self._plan, self._tier = folder, seconds, plan, tier
         self._written = Written.of(found)
         self._pool = ThreadPoolExecutor(1, "jills-checkpoints")
@@ -39,9 +49,11 @@ class Keeper:
         self._warned = False
 
     def __call__(self, progress: Progress, is_last: bool) -> None:
-        """Begins a checkpoint where one is due; the last one is waited for."""
+        """Begins a checkpoint where one is due; the last one is waited for. Where SIGTERM came, it ends the loop."""
         if is_last:
             self._end(progress)
+        elif self._is_terminated():
+            raise KeyboardInterrupt
         elif time.monotonic() - self._began >= self._seconds and not self._is_busy():
             self._begin(progress)
 

@@ -28,6 +28,7 @@ from jills.results import Stop
 from jills.training import checkpoints, chunks, processes
 from jills.training.description import describe
 from jills.training.identity import identify, look
+from jills.training.interruption import termination
 from jills.training.keeping import Keeper, checked_seconds
 from jills.training.members import check_member, first, member_of, ready, split
 from jills.training.memory import free_bytes, tree_bytes
@@ -116,10 +117,11 @@ def sweep(
             it trains, the first time that it is called, and the same call goes on from them, however the process before
             it ended (killed, Ctrl-C, a power cut). The result is that of a sweep never interrupted, curves and all:
             to the same bits on as many cores or devices with the same `chunk_steps` and `batch_size`, else to rounding.
-            A finished sweep comes back at once, and with more `num_steps` goes on. Anything else that differs is
-            refused: algorithm, dtype, keys, hyperparameters, `stop`, `patience`, `state` (which the folder must have
-            begun from), and what `problem`, validation rows and `metrics` give at the start of each key, but for
-            rounding.
+            A finished sweep comes back at once, from a folder that can only be read too, and with more `num_steps` goes
+            on. SIGTERM, which Slurm and Kubernetes send before they kill, waits for a checkpoint after the chunk.
+            Anything else that differs is refused: algorithm, dtype, keys, hyperparameters, `stop`, `patience`, `state`
+            (which the folder must have begun from), and what `problem`, validation rows and `metrics` give at the start
+            of each key, but for rounding.
         checkpoint_seconds: the least time between two checkpoints; 0: after each chunk. Where one cannot be written,
             as on a full disk, the sweep warns once, goes on and tries again.
 
@@ -130,7 +132,7 @@ def sweep(
     Raises:
         ValueError: hparams out of range or of unequal lengths, shapes that do not fit, a result or checkpoints to go on
             from that were made with others, or a start that is not finite in any member.
-        OSError: `checkpoint` cannot be written, or another sweep is writing there; told before anything is compiled.
+        OSError: `checkpoint` cannot be written, or another sweep is writing there; told before steps are compiled.
         MemoryError: state and info of all members, or with them the work of a step, would not fit; told before
             anything is compiled.
     """
@@ -189,9 +191,11 @@ def sweep(
         if folder is not None:
             identity = identify(described, blank.loss.dtype, keys, columns, stop, waits, state)
             looks = partial(look, static, plan.batch_size, problem, metrics, common, keys, stacked)
-            found = checkpoints.enter(folder, identity, looks, blank, still, math.prod(shape))
+            found = checkpoints.enter(folder.path, identity, looks, blank, still, math.prod(shape))
             progress = progress if found is None else found.going_on(plan, num_steps)
         if progress.done < num_steps and not progress.all_stopped:
+            if folder is not None:
+                folder.check_writable()
             began = time.perf_counter()
             traced = chunks.trace_chunk(static, plan, shared, members, jax.random.key_impl(keys), start, chunk_steps)
             _check_memory(kept, traced.work_bytes(plan), shape)
@@ -199,10 +203,11 @@ def sweep(
             call = traced.compile(tier)
             compile_seconds = time.perf_counter() - began
             settle(static, problem.func, *([] if metrics is None else [metrics.func]))
-            if folder is not None:
-                keep = Keeper(folder, checkpoint_seconds, found, plan, tier)
             report = partial(_report, on_chunk, shape)
-            progress = chunks.drive(call, plan, progress, state is None, num_steps, chunk_steps, report, keep)
+            with termination(folder is not None) as is_terminated:
+                if folder is not None:
+                    keep = Keeper(folder.path, checkpoint_seconds, found, plan, tier, is_terminated)
+                progress = chunks.drive(call, plan, progress, state is None, num_steps, chunk_steps, report, keep)
     final = plan.gather(progress.states)
     _check_started(final)
     info, done = chunks.join_infos(progress, num_steps)

@@ -170,14 +170,14 @@ def test_errors_of_on_chunk_and_of_the_program_lose_nothing(tmp_path, whole, mon
     same(sweep(tmp_path, **options), whole)
 
 
-def failing_after(count):
+def failing_after(count, error: Exception = RuntimeError("out of memory")):
     """In place of what is called once in each chunk."""
     real, calls = chunks.threadpool_limits, []
 
     def call(*given):
         calls.append(given)
         if len(calls) > count:
-            raise RuntimeError("out of memory")
+            raise error
         return real(*given)
 
     return call
@@ -499,6 +499,30 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_compiled(
     monkeypatch.setattr(checkpoints, "write_whole", unwilling)
     with pytest.raises(OSError, match=r"cannot be written: .*Read-only file system"):
         sweep(tmp_path / "folder")
+
+
+def test_a_finished_sweep_in_a_folder_that_can_only_be_read(tmp_path, whole, monkeypatch):
+    """Comes back; one that is not finished is refused, and nothing is compiled for it."""
+    sweep(tmp_path / "whole")
+    sweep(tmp_path / "part", on_chunk=stop_at(4))
+    four = sweep(None, 4)
+    kept = names(tmp_path / "whole")
+    if os.geteuid() == 0:  # for whom there is no such folder
+        monkeypatch.setattr(checkpoints, "write_whole", failing_after(0, READ_ONLY))
+    else:
+        for folder in (tmp_path / "whole", tmp_path / "part"):
+            (folder / ".lock").unlink(missing_ok=True)
+            folder.chmod(0o500)
+    same(sweep(tmp_path / "whole"), whole)
+    assert names(tmp_path / "whole") == kept
+    monkeypatch.setattr(chunks, "trace_chunk", None)
+    with pytest.raises(OSError, match=r"checkpoint: .*part cannot be written: .*(Read-only|denied)"):
+        sweep(tmp_path / "part")
+    same(sweep(tmp_path / "part", 4), four)
+    with pytest.raises(OSError, match=r"whole cannot be written"):
+        sweep(tmp_path / "whole", 12)
+    with pytest.raises(ValueError, match="other keys"):
+        sweep(tmp_path / "whole", keys=KEYS[::-1])
 
 
 def test_two_sweeps_at_once_in_one_folder(tmp_path):

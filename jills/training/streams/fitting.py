@@ -12,10 +12,10 @@ from jills.algorithm import Algorithm
 from jills.arrays import brief, cast, native_dtype
 from jills.functions import Static, settle
 from jills.training.description import describe
+from jills.training.interruption import interruption, termination
 from jills.training.run import check_static, checked_validation
 from jills.training.streams import steps
 from jills.training.streams.driving import Training
-from jills.training.streams.interruption import interruption
 from jills.training.streams.rows import Rows
 from jills.training.streams.setup import Record, Setup
 from jills.types import Batch, Params, State
@@ -54,9 +54,9 @@ def fit(
         validation_steps: steps from one look at the validation rows to the next. They are looked at before the first
             step and after the last one too.
         patience: stop after so many steps without a lower validation loss; None: do not.
-        checkpoint: a file, ending in `.npz`, that is written now and then, at the end, after Ctrl-C and where reading
-            fails. If it is there already, training goes on from it, at the batch after its last, and ends as if it had
-            never been cut short; `num_steps` and `epochs` count from its beginning.
+        checkpoint: a file, ending in `.npz`, that is written now and then, at the end, after Ctrl-C and SIGTERM, and
+            where reading fails. If it is there already, training goes on from it, at the batch after its last, and ends
+            as if it had never been cut short; `num_steps` and `epochs` count from its beginning.
         checkpoint_seconds: from one writing to the next.
         progress: whether to show a bar, with the mean loss of the last batches.
 
@@ -105,8 +105,13 @@ def fit(
         described=_described(algorithm, cast(hparams, dtype), batches),
     )
     training = Training(setup, params)
-    with interruption() as asked, threadpool_limits(1, "blas"), _bar(setup, training.done, progress) as show:
-        told = training.run(asked, show)
+    with (
+        termination(setup.path is not None) as is_terminated,
+        interruption() as is_interrupted,
+        threadpool_limits(1, "blas"),
+        _bar(setup, training.done, progress) as show,
+    ):
+        told = training.run(lambda: is_interrupted() or is_terminated(), show)
     settle(setup.static)
     return told
 
