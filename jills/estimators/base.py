@@ -8,15 +8,15 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from jills.compilation import check_tier
 from jills.estimators.fitted import LOSSES, Fitted, as_method
 from jills.estimators.forward import Forward, Scaling
-from jills.estimators.methods import checked_sizes
+from jills.estimators.methods import candidates_of, checked_sizes, numbers_of
 from jills.estimators.minibatches import advance, begin
 from jills.estimators.rows import as_batch, merged
-from jills.estimators.training import Outcome, Table, out_of_fold, train
+from jills.estimators.training import Outcome, Table, train
 
-CANDIDATES = ((10,), (50,), (20, 20))  # of hidden="auto"
-AUTO_FOLDS = 5
+FOLDS = 5  # to choose among candidates by
 
 
 class NetworkEstimator(BaseEstimator):
@@ -37,6 +37,7 @@ class NetworkEstimator(BaseEstimator):
         dtype: str = "float32",
         verbose: bool = False,
         warm_start: bool = False,
+        compile: str = "auto",
     ):
         self.hidden = hidden
         self.activation = activation
@@ -49,6 +50,7 @@ class NetworkEstimator(BaseEstimator):
         self.dtype = dtype
         self.verbose = verbose
         self.warm_start = warm_start
+        self.compile = compile
 
     def _check_params(self):
         """The dtype; raises ValueError for what `method_of` does not look at."""
@@ -61,6 +63,7 @@ class NetworkEstimator(BaseEstimator):
             raise ValueError(f"dtype is {self.dtype!r}, but must be 'float32' or 'float64'")
         if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise ValueError("dtype is 'float64', which JAX has off; set jax_enable_x64 before anything else")
+        check_tier(self.compile)
         return np.dtype(self.dtype)
 
     def _rows(self, X, sample_weight):
@@ -78,22 +81,16 @@ class NetworkEstimator(BaseEstimator):
         inputs = Scaling.of(rows.inputs, rows.weights)
         outputs = Scaling.of(rows.targets, rows.weights) if scaled else Scaling.none(targets.shape[1])
         table = Table(inputs.applied(rows.inputs), outputs.applied(rows.targets), rows.weights)
-        if self.folds is not None and self.folds > len(rows.weights):
-            raise ValueError(
-                f"folds is {self.folds}, but there are only {len(rows.weights)} different rows (n_samples)"
-            )
+        choices, numbers = candidates_of(self.hidden), numbers_of(self.regularization) or ()
+        folds = FOLDS if self.folds is None and max(len(choices), len(numbers)) > 1 else self.folds
+        if folds is not None and folds > len(rows.weights):
+            told_by = "folds is" if folds == self.folds else "to choose among candidates, folds is"
+            raise ValueError(f"{told_by} {folds}, but there are only {len(rows.weights)} different rows (n_samples)")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        choices = CANDIDATES if isinstance(self.hidden, str) and self.hidden == "auto" else (self.hidden,)
-        folds = AUTO_FOLDS if len(choices) > 1 and self.folds is None else self.folds
-        if len(choices) > 1 and len(rows.weights) < AUTO_FOLDS:
-            raise ValueError(f"hidden='auto' wants at least {AUTO_FOLDS} rows, but n_samples = {len(rows.weights)}")
-        best: tuple[float, Any] = (np.inf, None)
-        for hidden in choices:
-            outcome = self._trained(hidden, table, (inputs, outputs), loss, folds, seed, dtype, told)
-            if best[1] is None or outcome[3] < best[0]:
-                best = (outcome[3], (checked_sizes(hidden), *outcome[:3]))
-        self.hidden_, self.fitted_, self._trained_, unseen = best[1]
+        each = (self._trained(hidden, table, (inputs, outputs), loss, folds, seed, dtype, told) for hidden in choices)
+        self.fitted_, self._trained_ = min(each, key=lambda pair: pair[1].error)
         self._tell(self._trained_)
+        unseen = self._trained_.unseen
         if unseen is None:
             return None
         known = rows.places >= 0
@@ -112,10 +109,12 @@ class NetworkEstimator(BaseEstimator):
         none = Scaling.none(targets.shape[1])
         outputs = known.targets if known else Scaling.of(targets, weights) if scaled else none
         batch = as_batch(inputs.applied(X), outputs.applied(targets), weights, dtype)
-        sizes = (X.shape[1], *checked_sizes(self.hidden), targets.shape[1])
-        number = isinstance(self.regularization, int | float)
+        numbers = numbers_of(self.regularization) or (0.0,)
+        if known is None and len(numbers) > 1:
+            raise ValueError(f"regularization is {self.regularization!r}, but partial_fit chooses none; fit does")
+        sizes = (X.shape[1], *(self.hidden_ if known else checked_sizes(self.hidden)), targets.shape[1])
         words = {"sizes": sizes, "activation": self.activation, "algorithm": "gauss_newton", "max_steps": None}
-        words["regularization"] = float(self.regularization) if number else 0.0
+        words["regularization"] = numbers[0] if len(numbers) == 1 else self.regularization_
         words["loss"] = loss
         method = as_method(words)
         stream = getattr(self, "_stream", None)
@@ -135,33 +134,23 @@ class NetworkEstimator(BaseEstimator):
             residual=stream.residual,
             **told,
         )
-        self.hidden_, self.n_iter_ = checked_sizes(self.hidden), int(np.max(np.asarray(stream.state.step)))
+        self.hidden_, self.regularization_ = sizes[1:-1], words["regularization"]
+        self.n_iter_ = int(np.max(np.asarray(stream.state.step)))
 
     def _trained(self, hidden, table, units, loss, folds, seed, dtype, told):
-        """A fitted, how it trained, out-of-fold predictions or None, and their error."""
-        sizes = (table.inputs.shape[1], *checked_sizes(hidden), table.targets.shape[1])
+        """A fitted, and how it trained."""
+        sizes = (table.inputs.shape[1], *hidden, table.targets.shape[1])
         words = {
             "sizes": sizes,
             "activation": self.activation,
             "algorithm": self.algorithm,
-            "regularization": self.regularization,
+            "regularization": numbers_of(self.regularization) or self.regularization,
             "max_steps": None if self.max_steps is None else int(self.max_steps),
             "loss": loss,
         }
         before = self._before(sizes)
-        options = {"verbose": bool(self.verbose), "before": before, **told}
-        fitted, trained = train(as_method(words), words, table, units, self.members, folds, seed, dtype, **options)
-        if folds is None:
-            return fitted, trained, None, 0.0
-        fitted, *both = out_of_fold(fitted, trained, table, folds)
-        unseen = both[0]
-        if fitted.classes is None:
-            error = np.average(np.mean(np.square(table.targets - unseen), axis=1), weights=table.weights)
-        else:
-            labels = table.targets[:, 0] if unseen.shape[1] == 2 else np.argmax(table.targets, axis=1)
-            own = np.take_along_axis(unseen, labels.astype(int)[:, None], axis=1)[:, 0]
-            error = np.average(-np.log(np.maximum(own, 1e-12)), weights=table.weights)
-        return fitted, trained, both, float(error)
+        options = {"verbose": bool(self.verbose), "compile": self.compile, "before": before, **told}
+        return train(as_method(words), words, table, units, self.members, folds, seed, dtype, **options)
 
     def _before(self, sizes):
         """What to go on from, with `warm_start`."""
@@ -173,6 +162,7 @@ class NetworkEstimator(BaseEstimator):
         """Attributes that end with an underscore."""
         fitted = self.fitted_
         state = fitted.state
+        self.hidden_, self.regularization_ = fitted.described["sizes"][1:-1], fitted.described["regularization"]
         self.n_iter_ = int(np.max(np.asarray(state.step)))
         self.loss_curve_ = trained.curve
         self.diagnosis_ = trained.diagnosis

@@ -22,7 +22,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         hidden: as of `NetworkRegressor`, and so are the others.
         activation: …
         members: …
-        regularization: "validation"; "evidence" or a number as of `NetworkRegressor`.
+        regularization: "validation"; "evidence", a number or a list of them as of `NetworkRegressor`.
         algorithm: …
         max_steps: …
         folds: …
@@ -31,6 +31,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         verbose: …
         warm_start: …
         class_weight: None, "balanced", or label → weight.
+        compile: …
 
     Attributes:
         classes_: the labels, sorted.
@@ -52,6 +53,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         verbose: bool = False,
         warm_start: bool = False,
         class_weight: Any = None,
+        compile: str = "auto",
     ):
         super().__init__(
             hidden=hidden,
@@ -65,6 +67,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             dtype=dtype,
             verbose=verbose,
             warm_start=warm_start,
+            compile=compile,
         )
         self.class_weight = class_weight
 

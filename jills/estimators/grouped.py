@@ -33,6 +33,7 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
         random_state: an integer, for the same result again.
         dtype: "float32" or "float64".
         verbose: whether to show a progress bar.
+        compile: "fast", "full" or "auto", whichever is done sooner; see `jills.run`.
 
     Attributes:
         fitted_: `FittedGroups`, what predicts, without scikit-learn; `fitted_.of_group(label)` is one group's.
@@ -50,6 +51,7 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
         random_state: Any = None,
         dtype: str = "float32",
         verbose: bool = False,
+        compile: str = "auto",
     ):
         super().__init__(
             hidden=hidden,
@@ -59,6 +61,7 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
             random_state=random_state,
             dtype=dtype,
             verbose=verbose,
+            compile=compile,
         )
 
     def fit(self, X: Any, y: Any, groups: Any = None, sample_weight: Any = None) -> "GroupedRegressor":
@@ -91,7 +94,7 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         keys = keys_of(jax.random.key(seed), count * members)
         batches = jax.tree.map(lambda leaf: np.repeat(leaf, members, axis=0), batch)
-        result = swept(as_method(described), keys, dtype, self.verbose, batches)
+        result = swept(as_method(described), keys, dtype, self.verbose, batches, compile=self.compile)
         # By NumPy: JAX would compile each of these.
         state = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(count, members, *leaf.shape[2:]), result.state)
         self.fitted_ = FittedGroups(described=described, groups=self.groups_, state=state, batch=batch)

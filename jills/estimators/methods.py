@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from jills import adam, evidence, gauss_newton, ills
 from jills.algorithm import Algorithm
 from jills.estimators.forward import activation_of
+from jills.hparams import product
 from jills.losses import Loss, squared_error
 from jills.network import Network
 from jills.transformations import exported, imported_optax
@@ -15,6 +15,7 @@ from jills.transformations import exported, imported_optax
 if TYPE_CHECKING:
     import optax
 
+CANDIDATES = ((10,), (50,), (20, 20))  # of hidden="auto"
 ALGORITHMS = ("auto", "evidence", "gauss_newton", "ills", "adam")
 MOST_COLUMNS = 64  # with an α each; beyond, all parameters share one
 STEPS = {"evidence": 40, "gauss_newton": 100, "ills": 100, "adam": 2000}
@@ -40,7 +41,7 @@ class Method(NamedTuple):
 
     name: str  # of the algorithm
     algorithm: Algorithm
-    hparams: Any  # scalars, or (H,) candidates
+    hparams: Any  # scalars, or (H,) candidates; of several decays the next one stands next to it
     num_steps: int
     patience: int | None  # None: no validation rows
 
@@ -48,6 +49,23 @@ class Method(NamedTuple):
     def by_evidence(self) -> bool:
         """Whether predictions know their uncertainty from the posterior."""
         return self.name == "evidence"
+
+
+def candidates_of(hidden: Any) -> tuple[tuple[int, ...], ...]:
+    """The widths of the hidden layers, or several of them to choose among.
+
+    Raises:
+        ValueError: something else than positive integers, or lists of them.
+    """
+    if isinstance(hidden, str) and hidden == "auto":
+        return CANDIDATES
+    lists = [isinstance(each, list | tuple) for each in hidden] if isinstance(hidden, list | tuple) else []
+    if hidden == [] or (any(lists) and not all(lists)):
+        raise ValueError(
+            f"hidden is {hidden!r}, but must be widths, such as (20, 20), (): none, or a list of several to choose "
+            "among, such as [(50,), (20, 20)]"
+        )
+    return tuple(map(checked_sizes, hidden)) if any(lists) else (checked_sizes(hidden),)
 
 
 def checked_sizes(hidden: Any) -> tuple[int, ...]:
@@ -62,6 +80,25 @@ def checked_sizes(hidden: Any) -> tuple[int, ...]:
     return tuple(map(int, given))
 
 
+def numbers_of(regularization: Any) -> tuple[float, ...] | None:
+    """The weight decay, or several to choose among; None of a word.
+
+    Raises:
+        ValueError: neither a word that is known nor finite numbers of at least zero.
+    """
+    given = regularization.tolist() if isinstance(regularization, np.ndarray) else regularization
+    each = given if isinstance(given, list | tuple) else [given]
+    numbers = [one for one in each if isinstance(one, int | float | np.number) and not isinstance(one, bool)]
+    if len(numbers) == len(each) > 0 and all(0 <= one < np.inf for one in numbers):
+        return tuple(map(float, numbers))
+    if given not in ("evidence", "validation"):
+        raise ValueError(
+            f"regularization is {regularization!r}, but must be 'evidence', 'validation', a number of at least zero, "
+            "or a list of such numbers to choose among"
+        )
+    return None
+
+
 def method_of(
     sizes: tuple[int, ...], activation: str, loss: Loss, algorithm: str, regularization: Any, max_steps: int | None
 ) -> Method:
@@ -71,12 +108,13 @@ def method_of(
         ValueError: parameters that are unknown, or do not go together.
     """
     network = Network(sizes, activation_of(activation))
-    name, number = _checked(algorithm, regularization)
+    numbers = numbers_of(regularization)
+    name = _checked(algorithm, regularization)
     if max_steps is not None and not (isinstance(max_steps, int | np.integer) and max_steps >= 1):
         raise ValueError(f"max_steps is {max_steps!r}, but must be an integer of at least 1, or None")
     num_steps = STEPS[name] if max_steps is None else int(max_steps)
-    patience = None if name == "evidence" or number is not None else PATIENCE[name]
-    decay = 0.0 if number is None else number
+    patience = None if name == "evidence" or numbers else PATIENCE[name]
+    decays = list(numbers or [0.0])
     if name == "evidence":
         several = loss == squared_error and 1 < sizes[0] <= MOST_COLUMNS  # labels tell too little to choose columns by
         prior = evidence.by_input if several else evidence.one_group
@@ -84,25 +122,19 @@ def method_of(
         return Method(name, built, evidence.Hparams(), num_steps, patience)
     if name == "gauss_newton":
         built = gauss_newton.build(network, loss)
-        return Method(name, built, gauss_newton.Hparams(weight_decay=decay), num_steps, patience)
-    rates = jnp.asarray(RATES[name])
+        return Method(name, built, product(gauss_newton.Hparams, weight_decay=decays), num_steps, patience)
+    rates = list(RATES[name])
     if name == "ills":
-        return Method(name, ills.build(network, loss), ills.Hparams(rates, decay), num_steps, patience)
+        hparams = product(ills.Hparams, learning_rate=rates, ridge=decays)
+        return Method(name, ills.build(network, loss), hparams, num_steps, patience)
     built = adam.build(network, loss, optimizer=adamw, defaults=AdamW())
-    return Method(name, built, AdamW(rates, decay), num_steps, patience)
+    return Method(name, built, product(AdamW, learning_rate=rates, weight_decay=decays), num_steps, patience)
 
 
 def _checked(algorithm, regularization):
-    """The name of the algorithm, and the number that was given as regularisation, or None."""
+    """The name of the algorithm."""
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm is {algorithm!r}, but must be one of {', '.join(ALGORITHMS)}")
-    number = None
-    if isinstance(regularization, int | float | np.number) and not isinstance(regularization, bool):
-        number = float(regularization)
-    if not (number is not None and number >= 0) and regularization not in ("evidence", "validation"):
-        raise ValueError(
-            f"regularization is {regularization!r}, but must be 'evidence', 'validation' or a number of at least zero"
-        )
     if algorithm == "auto":
         algorithm = "evidence" if regularization == "evidence" else "gauss_newton"
     if algorithm == "evidence" and regularization != "evidence":
@@ -110,4 +142,4 @@ def _checked(algorithm, regularization):
             f"algorithm is 'evidence' and regularization {regularization!r}, but evidence regularises by itself; leave "
             "regularization out, or take another algorithm"
         )
-    return algorithm, number
+    return algorithm

@@ -18,25 +18,28 @@ class NetworkRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
     `predict_interval(X, coverage=0.9)`, `sample_y(X)`.
 
     Args:
-        hidden: widths of the hidden layers; `"auto"`: (10,), (50,) or (20, 20), by the out-of-fold error.
+        hidden: widths of the hidden layers; a list of several, such as `[(50,), (20, 20)]`: those with the lowest
+            out-of-fold error, and `"auto"`: (10,), (50,) or (20, 20).
         activation: "tanh", "relu", "sigmoid", "softplus", "arcsinh" or "silu".
         members: how many networks; their mean is predicted, their spread is part of the uncertainty.
         regularization: "evidence": chosen by the data, with the noise (by validation, where the algorithm has no
             evidence); "validation": a fifth of the rows is held out, and chooses the step; a number: weight decay (of
-            ILLS the ridge).
+            ILLS the ridge); a list of numbers: that with the lowest out-of-fold error, all trained in one call.
         algorithm: "evidence", "gauss_newton", "ills" or "adam"; "auto": evidence, or else Gauss–Newton. ILLS and Adam
-            try three rates.
+            try three rates; the error out of fold chooses, else that of validation rows, else the training loss.
         max_steps: None: 40 with evidence, 100 of Gauss–Newton and ILLS, 2000 of Adam.
         folds: each member leaves out one of so many folds: `oof_prediction_`, `oof_score_`, and intervals calibrated
-            by them. None: all see all rows.
+            by them. None: all see all rows, but to choose among candidates there are five.
         random_state: an integer, for the same result again.
         dtype: "float32", or "float64" (where JAX has it on).
         verbose: whether to show a progress bar.
         warm_start: whether `fit` goes on from where the last one ended.
+        compile: "fast", "full" or "auto", whichever is done sooner; see `jills.run`.
 
     Attributes:
         fitted_: `Fitted`, what predicts, without scikit-learn.
         hidden_: the widths taken.
+        regularization_: the word or number taken.
         n_iter_: steps taken by the slowest member.
         loss_curve_: mean square of the residuals of standardised targets (of classes the cross-entropy), mean of the
             members, before each step.

@@ -38,6 +38,8 @@ class Outcome(NamedTuple):
     curve: np.ndarray  # (T,) mean loss over the members, of standardised targets
     diagnosis: Diagnosis  # (M,)
     weights: np.ndarray  # (M, n) row weights of every member
+    unseen: tuple[np.ndarray, np.ndarray] | None  # with folds: of `out_of_fold`
+    error: float  # with folds: its mean square, or of classes its cross-entropy
 
 
 def keys_of(key: jax.Array, count: int) -> jax.Array:
@@ -99,10 +101,11 @@ def train(
     seed: int,
     dtype: np.dtype,
     verbose: bool = False,
+    compile: str = "auto",
     before: SweepResult | None = None,
     **told: Any,
 ) -> tuple[Fitted, Outcome]:
-    """Trains M members and puts them together.
+    """Trains M members and puts them together; of several hyperparameters those with the lowest error out of fold.
 
     Args:
         method: the algorithm and its hyperparameters.
@@ -114,6 +117,7 @@ def train(
         seed: of the starts, of folds and of validation rows.
         dtype: to train in.
         verbose: whether to show a progress bar.
+        compile: of `sweep`.
         before: an earlier result to go on from.
         **told: further fields of `Fitted`.
     """
@@ -126,27 +130,40 @@ def train(
     judge = None if validation is None else as_batch(table.inputs, table.targets, validation, dtype)
     options: dict[str, Any] = {"validation": judge, "patience": None if judge is None else method.patience}
     options["state"] = None if before is None else before.state
-    result = swept(method, keys, dtype, verbose, batches, **options)
-    chosen = _best_hparams(result, judged=judge is not None)
-    # By NumPy: JAX would compile each of these.
-    one = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], tree)  # noqa: E731 used at once
-    state, info = one(result.state), one(result.info)
-    loss = np.asarray(info.loss, np.float64)
-    fitted = Fitted(
-        described=described,
-        state=state,
-        params=state.params if judge is None else state.best_params,
-        batch=batches,
-        inputs=units[0],
-        targets=units[1],
-        factor=np.ones(table.targets.shape[1]),
-        residual=np.zeros(table.targets.shape[1]),
-        **told,
-    )
-    if not method.by_evidence:
-        seen = table.weights if validation is None else validation
-        fitted = _with(fitted, residual=_residual(fitted, table, seen))
-    return fitted, Outcome(result, np.nanmean(loss, axis=0), diagnose(state, info), weights)
+    result = swept(method, keys, dtype, verbose, batches, compile=compile, **options)
+    candidates = range(len(result.state.loss)) if folds else [_best_hparams(result, judged=judge is not None)]
+    outcomes = []
+    for place in candidates:
+        # By NumPy: JAX would compile each of these.
+        state, info = jax.tree.map(lambda leaf, at=place: np.asarray(leaf)[at], (result.state, result.info))
+        fitted = Fitted(
+            described=_taken(described, place),
+            state=state,
+            params=state.params if judge is None else state.best_params,
+            batch=batches,
+            inputs=units[0],
+            targets=units[1],
+            factor=np.ones(table.targets.shape[1]),
+            residual=np.zeros(table.targets.shape[1]),
+            **told,
+        )
+        if not method.by_evidence:
+            seen = table.weights if validation is None else validation
+            fitted = _with(fitted, residual=_residual(fitted, table, seen))
+        unseen, error = None, 0.0
+        if folds is not None:
+            fitted, *unseen = out_of_fold(fitted, weights, table, folds)
+            error = _error(fitted, table, unseen[0])
+        outcomes.append((error, place, info, fitted, unseen))
+    error, _, info, fitted, unseen = min(outcomes, key=lambda outcome: outcome[:2])
+    curve = np.nanmean(np.asarray(info.loss, np.float64), axis=0)
+    return fitted, Outcome(result, curve, diagnose(fitted.state, info), weights, unseen, error)
+
+
+def _taken(described, place):
+    """Of several numbers that regularise the one of a candidate; decays vary fastest in `hparams`."""
+    number = described["regularization"]
+    return described | ({"regularization": number[place % len(number)]} if isinstance(number, tuple) else {})
 
 
 def _shares(key, method, table, members, folds):
@@ -185,13 +202,13 @@ def _outputs(fitted, table):
     return fitted.forward._replace(inputs=Scaling.none(table.inputs.shape[1])).each(table.inputs)
 
 
-def out_of_fold(fitted: Fitted, trained: Outcome, table: Table, folds: int) -> tuple[Fitted, np.ndarray, np.ndarray]:
+def out_of_fold(fitted: Fitted, weights: np.ndarray, table: Table, folds: int) -> tuple[Fitted, np.ndarray, np.ndarray]:
     """The predictions for rows by members that did not see them; and the fitted with the factor that they ask for.
 
     Returns:
         The `Fitted`; standardised means, `(n, k)`, or for classes probabilities; and their deviations.
     """
-    n, rounds = len(table.inputs), len(trained.weights) // folds
+    n, rounds = len(table.inputs), len(weights) // folds
     if fitted.classes is None:
         columns = padded(table.inputs.astype(fitted.state.loss.dtype))
         told = jax.tree.map(lambda leaf: leaf[:, :n] if leaf.ndim == 3 else leaf, fitted.each(columns))
@@ -199,17 +216,27 @@ def out_of_fold(fitted: Fitted, trained: Outcome, table: Table, folds: int) -> t
         mean = jnp.asarray(probabilities(_outputs(fitted, table)), fitted.state.loss.dtype)
         told = Prediction(mean, jnp.zeros_like(mean), jnp.zeros_like(mean[:, 0]), mean)
     dtype = told.mean.dtype
-    unseen = predictions.out_of_fold(told, jnp.asarray(trained.weights > 0, dtype), rounds)
+    unseen = predictions.out_of_fold(told, jnp.asarray(weights > 0, dtype), rounds)
     mean = np.asarray(unseen.mean, np.float64)
     if fitted.classes is not None:
-        return fitted, mean, np.zeros_like(mean)
+        return fitted, mean / np.sum(mean, axis=1, keepdims=True), np.zeros_like(mean)
     if not fitted.method.by_evidence:
         residual = np.average(np.square(table.targets - mean), axis=0, weights=table.weights)
         return _with(fitted, residual=residual), mean, np.broadcast_to(np.sqrt(residual), mean.shape)
-    weights = jnp.asarray(table.weights, dtype)
-    factor = predictions.calibration(unseen, jnp.asarray(table.targets, dtype), weights)
+    factor = predictions.calibration(unseen, *(jnp.asarray(each, dtype) for each in (table.targets, table.weights)))
     factor = np.asarray(factor, np.float64)
     return _with(fitted, factor=factor), mean, np.sqrt(np.asarray(unseen.variance, np.float64) * factor)
+
+
+def _error(fitted, table, unseen):
+    """Mean square of what predictions leave of standardised targets; of classes the cross-entropy; NaN is infinite."""
+    if fitted.classes is None:
+        each = np.mean(np.square(table.targets - unseen), axis=1)
+    else:
+        labels = table.targets[:, 0] if unseen.shape[1] == 2 else np.argmax(table.targets, axis=1)
+        own = np.take_along_axis(unseen, labels.astype(int)[:, None], axis=1)[:, 0]
+        each = -np.log(np.maximum(own, 1e-12))
+    return float(np.nan_to_num(np.average(each, weights=table.weights), nan=np.inf))
 
 
 def _with(fitted: Fitted, **fields: Any) -> Fitted:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import BayesianRidge
+from sklearn.metrics import log_loss
 
 import jills
 from jills import estimators
@@ -174,6 +175,100 @@ def test_hidden_auto_takes_the_lowest_out_of_fold_error():
     assert model.oof_score_ == pytest.approx(scores[model.hidden_])
 
 
+def scores_of(kind, choices, inputs, targets, **options):
+    """Of each candidate by itself, with the folds that choose."""
+    models = (kind(**small({"members": 2, "folds": 5, **options, **choice})) for choice in choices)
+    return [model.fit(inputs, targets).oof_score_ for model in models]
+
+
+def test_candidates_for_hidden_are_chosen_by_out_of_fold_error():
+    inputs, targets = table(60)
+    candidates: Any = [[2], (7, 3), ()]
+    model: Any = NetworkRegressor(**small({"members": 2, "hidden": candidates})).fit(inputs, targets)
+    scores = scores_of(NetworkRegressor, [{"hidden": tuple(each)} for each in candidates], inputs, targets)
+    assert model.hidden_ == tuple(candidates[int(np.argmax(scores))]) != ()
+    assert model.oof_score_ == pytest.approx(max(scores))
+    assert model.get_params()["hidden"] is candidates
+
+
+@pytest.mark.parametrize("algorithm", ["gauss_newton", "ills", "adam"])
+def test_candidates_for_regularization_are_chosen_by_out_of_fold_error(algorithm):
+    """Of few rows with much noise; the training loss would take the lowest number."""
+    inputs, targets = table(40, noise=1.0)
+    numbers = [0.0, 0.3, 30.0] if algorithm == "adam" else [0.0, 0.03, 30.0]
+    options: Any = {"algorithm": algorithm, "hidden": (20,), "max_steps": 200 if algorithm == "adam" else 20}
+    model: Any = NetworkRegressor(**small({"members": 2, "regularization": numbers, **options})).fit(inputs, targets)
+    choices = [{"regularization": number} for number in numbers]
+    scores = scores_of(NetworkRegressor, choices, inputs, targets, **options)
+    assert model.regularization_ == numbers[int(np.argmax(scores))] > 0
+    assert model.oof_score_ == pytest.approx(max(scores), rel=1e-3)
+    assert model.fitted_.described["regularization"] == model.regularization_
+    assert model._trained_.result.state.loss.shape == (3 if algorithm == "gauss_newton" else 9, 5)
+    assert len(model.diagnosis_.word) == 5
+
+
+def test_candidates_of_a_classifier():
+    inputs, targets = table(80, noise=1.0)
+    labels = np.digitize(targets, np.quantile(targets, [0.3, 0.6]))
+    numbers = np.array([1e-4, 0.1])
+    model = NetworkClassifier(**small({"regularization": numbers})).fit(inputs, labels)
+    each = [NetworkClassifier(**small({"regularization": one, "folds": 5})).fit(inputs, labels) for one in numbers]
+    losses = [log_loss(labels, one.oof_prediction_) for one in each]
+    assert model.regularization_ == numbers[int(np.argmin(losses))] == 0.1
+    np.testing.assert_allclose(log_loss(labels, model.oof_prediction_), min(losses), rtol=1e-3)
+
+
+def test_fit_chooses_and_minibatches_go_on_from_there(tmp_path):
+    inputs, targets = table(60)
+    model: Any = NetworkRegressor(**small({"members": 2, "hidden": [(7,), (2,)], "regularization": [1e-4, 10.0]}))
+    with pytest.raises(ValueError, match="partial_fit chooses none"):
+        model.partial_fit(inputs, targets)
+    model.fit(inputs, targets).partial_fit(inputs, targets)
+    assert (model.hidden_, model.regularization_) == ((2,), 1e-4)
+    model.save(tmp_path / "model.npz")
+    loaded: Any = estimators.load(tmp_path / "model.npz")
+    np.testing.assert_array_equal(loaded.predict(inputs), model.predict(inputs))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": []}, r"hidden is \[\], but must be widths"),
+        ({"hidden": [10, (20, 20)]}, r"hidden is \[10, \(20, 20\)\], but must be widths"),
+        ({"hidden": [(10,), (0,)]}, r"hidden is \(0,\), but must be positive"),
+        ({"regularization": []}, r"regularization is \[\], but must be"),
+        ({"regularization": [0.1, -1.0]}, r"regularization is \[0.1, -1.0\], but must be"),
+        ({"regularization": [0.1, "evidence"]}, r"regularization is \[0.1, 'evidence'\], but must be"),
+        ({"regularization": [0.1, True]}, r"regularization is \[0.1, True\], but must be"),
+        ({"regularization": [0.1, np.nan]}, r"regularization is \[0.1, nan\], but must be"),
+        ({"regularization": [0.1, 1.0], "algorithm": "evidence"}, "evidence regularises by itself"),
+        ({"regularization": [0.1, 1.0], "folds": 21}, "folds is 21, but there are only 20"),
+    ],
+    ids=str,
+)
+def test_candidates_that_are_none_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        NetworkRegressor(**options).fit(*table(20))
+
+
+def test_choosing_wants_as_many_rows_as_folds():
+    with pytest.raises(ValueError, match="to choose among candidates, folds is 5, but there are only 4"):
+        NetworkRegressor(hidden="auto").fit(*table(4))
+
+
+@pytest.mark.parametrize("kind", [NetworkRegressor, NetworkClassifier, GroupedRegressor])
+def test_the_word_for_compilation_is_handed_on(kind, monkeypatch):
+    words = []
+    swept = training.sweep
+    monkeypatch.setattr(training, "sweep", lambda *args, **kw: words.append(kw["compile"]) or swept(*args, **kw))
+    inputs, targets = table(20)
+    kind(hidden=(2,), max_steps=2, compile="fast").fit(inputs, targets > 30 if kind is NetworkClassifier else targets)
+    assert words == ["fast"]
+    with pytest.raises(ValueError, match="compile is 'quick'"):
+        kind(compile="quick").fit(inputs, np.arange(20) % 2)
+    assert words == ["fast"]
+
+
 def test_warm_start_goes_on():
     inputs, targets = table()
     model = NetworkRegressor(**small({"max_steps": 5, "warm_start": True})).fit(inputs, targets)
@@ -333,6 +428,7 @@ BAD = {
     "folds": 1,
     "dtype": "float16",
     "hidden": (5, 0),
+    "compile": "quick",
 }
 
 

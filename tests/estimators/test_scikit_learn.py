@@ -4,6 +4,7 @@ import pickle
 import warnings
 from typing import Any
 
+import jax.monitoring
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +16,6 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from jills.estimators import NetworkClassifier, NetworkRegressor
-from jills.training import chunks
 
 SMALL: dict[str, Any] = {"hidden": (2,), "members": 2, "max_steps": 4, "random_state": 0}
 
@@ -39,19 +39,20 @@ def table(n=50, d=3, seed=0):
 
 
 @pytest.fixture
-def programs(monkeypatch):
-    """The shapes that training was compiled for."""
-    made = []
-    compiled = chunks.Traced.compile
+def programs():
+    """The names of all that is compiled, from here on."""
+    names: list[str] = []
 
-    def watched(self, *args):
-        shapes = str(self.program.jaxpr.in_avals)
-        if shapes not in made:
-            made.append(shapes)
-        return compiled(self, *args)
+    def listen(event: str, duration_secs: float, **told: Any):
+        if event.endswith("backend_compile_duration"):
+            names.append(told["fun_name"])
 
-    monkeypatch.setattr(chunks.Traced, "compile", watched)
-    return made
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+TRAINING = "jit(_steps)"
 
 
 def test_folds_of_nearly_one_length_and_all_candidates_share_a_program(programs):
@@ -59,17 +60,23 @@ def test_folds_of_nearly_one_length_and_all_candidates_share_a_program(programs)
     inputs, targets = table(106)
     model = NetworkRegressor(**small({"regularization": 0.1}))
     search = GridSearchCV(model, {"regularization": [1e-3, 1e-2, 0.1]}, cv=5, refit=False)
-    before = jax_compilations()
     search.fit(inputs, targets)
-    first = jax_compilations() - before
+    assert programs.count(TRAINING) == 1
+    programs.clear()
     search.fit(*table(106, seed=1))
-    assert len(programs) == 1
-    assert jax_compilations() - before == first  # other data, the same shapes: nothing is compiled
+    assert programs == []  # other data, the same shapes
 
 
-def jax_compilations():
-    programs: list[Any] = [chunks._chunk.plain, *chunks._chunk._others.values()]
-    return sum(program._cache_size() for program in programs)
+def test_candidates_for_regularization_and_folds_share_a_program(programs):
+    """Three numbers × five folds; the next three need no other."""
+    model: Any = NetworkRegressor(**small({"regularization": [1e-3, 1e-2, 0.1]}))
+    again: Any = clone(model)
+    again.fit(*table(53))
+    assert programs.count(TRAINING) == 1
+    programs.clear()
+    model.set_params(regularization=[3e-3, 3e-2, 0.3]).fit(*table(53, seed=1))
+    assert programs == []
+    assert model.regularization == [3e-3, 3e-2, 0.3]
 
 
 def test_pipelines_frames_and_pickles():
