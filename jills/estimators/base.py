@@ -87,6 +87,8 @@ class NetworkEstimator(BaseEstimator):
             told_by = "folds is" if folds == self.folds else "to choose among candidates, folds is"
             raise ValueError(f"{told_by} {folds}, but there are only {len(rows.weights)} different rows (n_samples)")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if self.warm_start and getattr(self, "hidden_", None) in choices:
+            choices = (self.hidden_,)
         each = (self._trained(hidden, table, (inputs, outputs), loss, folds, seed, dtype, told) for hidden in choices)
         self.fitted_, self._trained_ = min(each, key=lambda pair: pair[1].error)
         self._tell(self._trained_)

@@ -33,7 +33,7 @@ class NetworkRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
         random_state: an integer, for the same result again.
         dtype: "float32", or "float64" (where JAX has it on).
         verbose: whether to show a progress bar.
-        warm_start: whether `fit` goes on from where the last one ended.
+        warm_start: whether `fit` goes on from where the last one ended; of several `hidden`, with those taken.
         compile: "fast", "full" or "auto", whichever is done sooner; see `jills.run`.
 
     Attributes:

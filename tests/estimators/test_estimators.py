@@ -278,6 +278,16 @@ def test_warm_start_goes_on():
     assert model.loss_curve_[0] <= 1.5 * first
 
 
+def test_warm_start_goes_on_with_the_candidates_taken():
+    inputs, targets = table(30)
+    options = {"max_steps": 3, "warm_start": True, "hidden": [(), (2,)], "regularization": [1e-3, 0.1], "folds": 2}
+    model: Any = NetworkRegressor(**small(options)).fit(inputs, targets)
+    first = model.hidden_
+    model.fit(inputs, targets)
+    assert (model.hidden_, model.n_iter_) == (first, 6)
+    assert model._trained_.result.state.step.tolist() == [[6] * 4] * 2
+
+
 @pytest.mark.parametrize("kind", ["regression", "classes"])
 def test_minibatches_one_after_the_other(kind):
     inputs, targets = table(1200)
