@@ -88,7 +88,7 @@ WINGS = {
         {"run", "structure", "diagnosis", "members"},
         {"chunks", "description", "tables"},
         {"result"},
-        {"resuming"},
+        {"resuming", "records"},
         {"checkpoint", "identity"},
         {"checkpoints"},
         {"keeping"},

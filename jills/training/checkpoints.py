@@ -1,7 +1,8 @@
 """A folder of a sweep's checkpoints.
 
     sweep.npz             what is trained, see `jills.training.identity`; written first, and never again
-    records-0-150.npz     `Info` of these steps of all members, leaves `[M, steps, …]`
+    records-0-150.npz     `Info` of these steps of all members, leaves `[M, steps, …]`; not of those that are in a
+                          folder of records already, see `jills.training.records`
     state-150.npz         the states after them, `[M, …]`, and which records lead there
 
 Each checkpoint adds records and a state; the last two states are kept. A file is written beside its place, brought to
@@ -13,6 +14,7 @@ pickle.
 """
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -29,7 +31,7 @@ import numpy as np
 from jills.arrays import brief
 from jills.training.checkpoint import load, save, write_whole
 from jills.training.chunks import Plan, Progress, begun
-from jills.training.identity import Identity, Start, other_problem, others
+from jills.training.identity import ON_DISK, Identity, Start, other_problem, others
 from jills.training.resuming import named
 from jills.types import Info, State
 
@@ -62,6 +64,7 @@ class Found(NamedTuple):
     seconds: float  # of training
     all_stopped: bool  # see `Progress`
     tier: str  # of compilation, with which its bits are repeated
+    stored: int | None  # see `Progress`
 
     def going_on(self, plan: Plan, num_steps: int) -> Progress:
         """Laid out by a plan; raises ValueError where it has gone further than it is to go."""
@@ -72,13 +75,14 @@ class Found(NamedTuple):
             )
         laid_out = jax.tree.map(lambda leaf: leaf[plan.members], self.state)
         start = begun(plan, laid_out)
-        return start._replace(infos=self.infos, done=self.done, seconds=self.seconds, all_stopped=self.all_stopped)
+        kept = {name: getattr(self, name) for name in ("infos", "done", "seconds", "all_stopped", "stored")}
+        return start._replace(**kept)
 
 
 class Written(NamedTuple):
     """How far the checkpoints of a folder have come."""
 
-    files: tuple[str, ...] = ()  # of records, from the first step on
+    files: tuple[str, ...] = ()  # of records, from the first step on that is in memory
     states: tuple[str, ...] = ()  # the last ones
     infos: int = 0  # of `Progress`, which are in the files
     done: int = 0  # steps
@@ -162,7 +166,12 @@ def enter(
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), start)
     finite: Any = jax.ShapeDtypeStruct((), np.bool_)
     info = Info(shapes.loss, shapes.loss, finite, detail, shapes.metrics, shapes.validation)
-    return _newest(folder, blank, info, count)
+    return _newest(folder, blank, info, count, identity.records == ON_DISK)
+
+
+def owner(folder: Path | None) -> str:
+    """A name for the sweep of a folder; empty where there is none."""
+    return "" if folder is None else hashlib.sha256((folder / "sweep.npz").read_bytes()).hexdigest()
 
 
 def _read_identity(folder):
@@ -185,12 +194,12 @@ def _refuse(folder, told):
         )
 
 
-def _newest(folder, blank, info, count):
+def _newest(folder, blank, info, count, are_on_disk=False):
     """The newest checkpoint that is whole; warns of those that are not. Raises ValueError where none is."""
     paths = _states(folder)
     for path in reversed(paths):
         try:
-            return _read(path, blank, info, count)
+            return _read(path, blank, info, count, are_on_disk)
         except (ValueError, OSError) as error:
             warnings.warn(f"{error}; this checkpoint is left out", stacklevel=4)
     if paths:
@@ -204,10 +213,10 @@ def _states(folder):
     return sorted(paths, key=lambda path: int(path.stem.split("-")[1]))
 
 
-def _read(path, blank, info, count):
-    like = {"state": blank, "files": "", "seconds": 0.0, "all_stopped": False, "tier": ""}
-    told = load(path, like)
-    files, infos, done = tuple(str(told["files"]).split()), [], 0
+def _read(path, blank, info, count, are_on_disk):
+    like: Any = {"state": blank, "files": "", "seconds": 0.0, "all_stopped": False, "tier": ""}
+    told = load(path, like | ({"stored": 0} if are_on_disk else {}))
+    files, infos, done = tuple(str(told["files"]).split()), [], told.get("stored", 0)
     for name in files:
         if not OURS.fullmatch(name):  # nor is it to lead to another folder
             raise ValueError(f"{path} names {name} as a file of records")
@@ -220,7 +229,8 @@ def _read(path, blank, info, count):
     state = told["state"]
     if state.step.shape != (count,) or path.name != f"state-{done}.npz" or not infos:
         raise ValueError(f"{path} holds states of shape {state.step.shape} after {done} steps")
-    return Found(state, infos, files, done, told["seconds"], told["all_stopped"], told["tier"])
+    about = (told["seconds"], told["all_stopped"], told["tier"], told.get("stored"))
+    return Found(state, infos, files, done, *about)
 
 
 def write(folder: Path, before: Written, progress: Progress, plan: Plan, tier: str) -> Written:
@@ -237,14 +247,19 @@ def write(folder: Path, before: Written, progress: Progress, plan: Plan, tier: s
         OSError: it could not be written; what was there is there as it was.
     """
     began = time.perf_counter()
-    records = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *progress.infos[before.infos :])
-    files = (*before.files, f"records-{before.done}-{progress.done}.npz")
-    save(folder / files[-1], records, compress=False)
     about = {"seconds": progress.seconds, "all_stopped": progress.all_stopped, "tier": tier}
+    if progress.stored is None:
+        files, infos, start = before.files, progress.infos[before.infos :], before.done
+    else:  # few are in memory, and each time others
+        files, infos, start = (), progress.infos, progress.stored
+        about["stored"] = progress.stored
+    records = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *infos)
+    files = (*files, f"records-{start}-{progress.done}.npz")
+    save(folder / files[-1], records, compress=False)
     states = (*before.states[1 - KEPT :], f"state-{progress.done}.npz")
     tree = {"state": plan.gather(progress.states), "files": " ".join(files), **about}
     save(folder / states[-1], tree, compress=False)
-    _tidy(folder, {"sweep.npz", *files, *states})
+    _tidy(folder, {"sweep.npz", *before.files, *files, *states})
     told = sum((folder / name).stat().st_size for name in (files[-1], states[-1])) / 1e6
     log.info("checkpoint of step %d in %s: %.1f MB in %.2f s", progress.done, folder, told, time.perf_counter() - began)
     return Written(files, states, len(progress.infos), progress.done)

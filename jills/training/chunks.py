@@ -169,10 +169,14 @@ class Progress(NamedTuple):
     all_stopped: bool = False  # before the last chunk: nothing more will happen
     interrupted: bool = False
     error: Exception | None = None  # of the report
+    stored: int | None = None  # the first steps, of which the infos are on disk instead; None: all are here
 
 
-Keep = Callable[[Progress, bool], Any]
-"""`keep(progress, is_last)`: told what is complete after each chunk, and once more in the end, however that comes."""
+Keep = Callable[[Progress, bool], Progress]
+"""`keep(progress, is_last)`: told what is complete after each chunk, and once more in the end, however that comes.
+
+It returns what is to stay in memory of it.
+"""
 
 
 def begun(plan: Plan, start: State) -> Progress:
@@ -211,7 +215,13 @@ def drive(
             count = min(chunk_steps, remaining)
             info = plan.gather([info for _, info in outcomes])
             infos = [*progress.infos, jax.tree.map(lambda leaf, count=count: leaf[:, :count], info)]
-            progress = Progress([state for state, _ in outcomes], infos, progress.done + count, seconds, all_stopped)
+            progress = progress._replace(
+                states=[state for state, _ in outcomes],
+                infos=infos,
+                done=progress.done + count,
+                seconds=seconds,
+                all_stopped=all_stopped,
+            )
             ended = plan.gather([(state.loss, state.result) for state in progress.states])
             try:
                 report(progress.done, ended[0], ended[1] != results.RUNNING)
@@ -220,7 +230,7 @@ def drive(
                 progress = progress._replace(interrupted=True, error=error)
                 break
             if keep is not None:
-                keep(progress, False)
+                progress = keep(progress, False)
     except KeyboardInterrupt:
         if progress.done == 0:
             raise

@@ -24,6 +24,7 @@ from jills.training.members import member_of
 from jills.training.resuming import named, other_hparams, short
 from jills.training.validation import FOR_EVER, Validation, entered
 
+IN_MEMORY, ON_DISK = "in memory", "on disk"
 AT_A_TIME = 256  # starts that are looked at together on an accelerator
 
 
@@ -38,6 +39,7 @@ class Identity(NamedTuple):
     stop: dict[str, np.ndarray]  # () each
     patience: int
     state: str  # a digest of the one to begin from; empty: the problem's own start
+    records: str = IN_MEMORY  # where they are
 
 
 class Start(NamedTuple):
@@ -49,7 +51,16 @@ class Start(NamedTuple):
     metrics: Any
 
 
-def identify(algorithm: str, dtype: Any, keys: jax.Array, hparams: Any, stop: Stop, patience: Any, state: Any):
+def identify(
+    algorithm: str,
+    dtype: Any,
+    keys: jax.Array,
+    hparams: Any,
+    stop: Stop,
+    patience: Any,
+    state: Any,
+    are_on_disk: bool,
+) -> Identity:
     """The identity of a sweep.
 
     Args:
@@ -60,6 +71,7 @@ def identify(algorithm: str, dtype: Any, keys: jax.Array, hparams: Any, stop: St
         stop: cast to the dtype.
         patience: as `checked_patience` returns it.
         state: leaves `[H, S, …]`; None.
+        are_on_disk: the records.
     """
     return Identity(
         algorithm,
@@ -70,6 +82,7 @@ def identify(algorithm: str, dtype: Any, keys: jax.Array, hparams: Any, stop: St
         named(stop),
         int(patience),
         "" if state is None else _digest(state),
+        ON_DISK if are_on_disk else IN_MEMORY,
     )
 
 
@@ -143,6 +156,8 @@ def others(before: Identity, now: Identity) -> list[str]:
         told.append(f"another patience ({_patience(before)} then, {_patience(now)} now)")
     if before.state != now.state:
         told.append(f"another state to begin from ({_state(before)} then, {_state(now)} now)")
+    if before.records != now.records:
+        told.append(f"records {before.records} then, {now.records} now (records=)")
     return told
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from jills.arrays import brief, is_number
 from jills.training.checkpoints import Found, Written, write
-from jills.training.chunks import Plan, Progress
+from jills.training.chunks import Keep, Plan, Progress
+from jills.training.records import Records
 
 log = logging.getLogger("jills")
 
@@ -24,8 +25,21 @@ def checked_seconds(value: Any) -> float:
     return float(value)
 
 
+def keeping(records: Records | None, keeper: "Keeper | None") -> Keep:
+    """Records to the disk first, then checkpoints, which count on them; either may be None."""
+
+    def keep(progress: Progress, is_last: bool) -> Progress:
+        if records is not None and not is_last:
+            progress = records.take(progress)
+        if keeper is not None:
+            keeper(progress, is_last)
+        return progress
+
+    return keep
+
+
 class Keeper:
-    """The `keep` of `jills.training.chunks.drive`: one checkpoint at a time, and one more in the end.
+    """Checkpoints in the course of `jills.training.chunks.drive`: one at a time, and one more in the end.
 
     What cannot be written is warned of once, until it can be, and tried again at the next interval: training does not
     depend on a disk.

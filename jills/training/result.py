@@ -43,7 +43,7 @@ class SweepResult(NamedTuple):
     """
 
     state: State  # leaves [H, S, …]
-    info: Info  # NumPy leaves [H, S, T, …]
+    info: Info  # NumPy leaves [H, S, T, …]; of a sweep with `records`, arrays of Zarr, which read what is indexed
     num_steps: int  # T; less than asked for only if interrupted
     interrupted: bool  # by Ctrl-C or an error of `on_chunk`: then the last whole chunk is what is kept
     compile_seconds: float  # tracing and compilation
@@ -151,7 +151,8 @@ class SweepResult(NamedTuple):
         It holds all numbers of `info`, under names such as `loss`, `validation`, `detail_damping` or `metrics_error`,
         where arrays have further dimensions, `detail_alpha_0`; of each member `steps`, `final_loss`, `best_loss`,
         `result` and `diagnosis`, as `to_dataframe` does; and the hyperparameters as coordinates of `hparam`. As in
-        `info`, `loss[h, s, t]` is the loss after t steps; that after all of them is `final_loss`.
+        `info`, `loss[h, s, t]` is the loss after t steps; that after all of them is `final_loss`. (Records that a sweep
+        left on disk are read as a whole; `xarray.open_zarr` leaves them there.)
 
         Raises:
             ImportError: xarray is not installed.

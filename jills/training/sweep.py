@@ -29,10 +29,11 @@ from jills.training import checkpoints, chunks, processes
 from jills.training.description import describe
 from jills.training.identity import identify, look
 from jills.training.interruption import termination
-from jills.training.keeping import Keeper, checked_seconds
+from jills.training.keeping import Keeper, checked_seconds, keeping
 from jills.training.members import check_member, first, member_of, ready, split
 from jills.training.memory import free_bytes, tree_bytes
 from jills.training.progress import OnChunk
+from jills.training.records import NUMBERS, Records
 from jills.training.result import SweepResult
 from jills.training.resuming import check_same
 from jills.training.run import as_partial, blank_detail, check_static
@@ -79,6 +80,7 @@ def sweep(
     compile: str = "auto",
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
+    records: str | Path | None = None,
 ) -> SweepResult:
     """Trains H × S networks, all from one compiled program.
 
@@ -124,6 +126,10 @@ def sweep(
             of each key, but for rounding.
         checkpoint_seconds: the least time between two checkpoints; 0: after each chunk. Where one cannot be written,
             as on a full disk, the sweep warns once, goes on and tries again.
+        records: a folder to be made for the curves, such as "curves.zarr" (the extra `records`): then they take no
+            memory, however many steps there are. `result.info` reads from it what is indexed, and
+            `xarray.open_zarr(records)` opens it lazily, with the names and dimensions of `result.to_xarray()`. With
+            `checkpoint` the same call goes on with both; else a folder that is there is refused. Not over processes.
 
     Returns:
         A `SweepResult`, whose methods predict, tell the best member, and make tables. `result.info.loss[h, s, t]` is
@@ -137,6 +143,8 @@ def sweep(
             anything is compiled.
     """
     if mesh is None and processes.are_several():
+        if records is not None:
+            raise ValueError("records= is for a sweep in one process; here let each process sweep keys of its own")
         options = {"stop": stop, "metrics": metrics, "batch_size": batch_size, "patience": patience, "compile": compile}
         options |= {"chunk_steps": chunk_steps, "on_chunk": on_chunk, "checkpoint_seconds": checkpoint_seconds}
         again = partial(sweep, algorithm, hparams, problem, num_steps=num_steps, **options)
@@ -166,7 +174,8 @@ def sweep(
     num_hparams, columns = as_columns(cast(hparams, blank.loss.dtype))
     shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
     copies = 2 if checkpoint is None else 3  # states, old and new, and those that are being written
-    kept = math.prod(shape) * (copies * tree_bytes(blank) + 40 * num_steps)
+    in_memory = num_steps if records is None else min(num_steps, NUMBERS // math.prod(shape) + chunk_steps)
+    kept = math.prod(shape) * (copies * tree_bytes(blank) + 40 * in_memory)
     _check_memory(kept, 0, shape)
     common = [each and each._replace(stacked=None) for each in rows]
     stacked = [each and each.stacked for each in rows]
@@ -187,15 +196,22 @@ def sweep(
     progress, compile_seconds = chunks.begun(plan, start), 0.0
 
     with checkpoints.claimed(checkpoint) as folder:
-        found = keep = None
+        found = keeper = None
         if folder is not None:
-            identity = identify(described, blank.loss.dtype, keys, columns, stop, waits, state)
+            identity = identify(described, blank.loss.dtype, keys, columns, stop, waits, state, records is not None)
             looks = partial(look, static, plan.batch_size, problem, metrics, common, keys, stacked)
             found = checkpoints.enter(folder.path, identity, looks, blank, still, math.prod(shape))
             progress = progress if found is None else found.going_on(plan, num_steps)
+        store = None
+        if records is not None:
+            progress = progress._replace(stored=progress.stored or 0)
+            owner = checkpoints.owner(folder and folder.path)
+            store = Records(records, owner, progress.stored or 0, shape, columns, described)
         if progress.done < num_steps and not progress.all_stopped:
             if folder is not None:
                 folder.check_writable()
+            if store is not None:
+                store.begin(num_steps)
             began = time.perf_counter()
             traced = chunks.trace_chunk(static, plan, shared, members, jax.random.key_impl(keys), start, chunk_steps)
             _check_memory(kept, traced.work_bytes(plan), shape)
@@ -206,13 +222,18 @@ def sweep(
             report = partial(_report, on_chunk, shape)
             with termination(folder is not None) as is_terminated:
                 if folder is not None:
-                    keep = Keeper(folder.path, checkpoint_seconds, found, plan, tier, is_terminated)
+                    keeper = Keeper(folder.path, checkpoint_seconds, found, plan, tier, is_terminated)
+                keep = keeping(store, keeper)
                 progress = chunks.drive(call, plan, progress, state is None, num_steps, chunk_steps, report, keep)
-    final = plan.gather(progress.states)
-    _check_started(final)
-    info, done = chunks.join_infos(progress, num_steps)
-    final, info = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), (final, info))
-    final = jax.device_put(final)
+        final = plan.gather(progress.states)
+        _check_started(final)
+        laid_out = lambda tree: jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree)  # noqa: E731
+        if store is None:
+            info, done = chunks.join_infos(progress, num_steps)
+            info = laid_out(info)
+        else:
+            info, done = store.finish(progress, num_steps)
+        final = jax.device_put(laid_out(final))
     return SweepResult(
         state=final,
         info=info,

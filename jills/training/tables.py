@@ -28,7 +28,7 @@ def to_dataframe(state: State, info: Info, hparams: Any, curves: bool) -> "pd.Da
         curves: whether each step of a member has a row of its own.
     """
     pandas = _imported("pandas", "to_dataframe")
-    every = _records(info)
+    every = records(info)
     if curves:
         shape, columns = np.shape(info.loss), {name: record for name, record in every.items() if record.ndim == 3}
     else:
@@ -36,8 +36,8 @@ def to_dataframe(state: State, info: Info, hparams: Any, curves: bool) -> "pd.Da
         if "validation" in every:
             columns["last_validation"] = every["validation"][..., -1]
     places = dict(zip(AXES, np.indices(shape), strict=False))
-    settings = {name: values[places["hparam"]] for name, values in _settings(hparams, every).items()}
-    ordered = {name: places.pop(name) for name in AXES[:2]} | settings | places | columns
+    chosen = {name: values[places["hparam"]] for name, values in settings(hparams, every).items()}
+    ordered = {name: places.pop(name) for name in AXES[:2]} | chosen | places | columns
     return pandas.DataFrame({name: values.ravel() for name, values in ordered.items()})
 
 
@@ -51,12 +51,12 @@ def to_xarray(state: State, info: Info, hparams: Any, attributes: dict[str, Any]
         attributes: of the dataset.
     """
     xarray = _imported("xarray", "to_xarray")
-    every = _records(info)
+    every = records(info)
     variables: dict[str, Any] = {name: (AXES[:2], values) for name, values in _members(state, info).items()}
     for name, record in every.items():
-        variables[name] = ((*AXES, *(f"{name}_{axis}" for axis in range(record.ndim - 3))), record)
+        variables[name] = (dimensions(name, record), record)
     coordinates: dict[str, Any] = {name: np.arange(size) for name, size in zip(AXES, info.loss.shape, strict=True)}
-    coordinates |= {name: ("hparam", values) for name, values in _settings(hparams, every).items()}
+    coordinates |= {name: ("hparam", values) for name, values in settings(hparams, every).items()}
     return xarray.Dataset(variables, coordinates, attributes)
 
 
@@ -73,21 +73,26 @@ def _members(state, info):
     }
 
 
-def _records(info):
+def dimensions(name: str, record: np.ndarray) -> tuple[str, ...]:
+    """Names of the dimensions of a record, `(H, S, T, …)`."""
+    return (*AXES, *(f"{name}_{axis}" for axis in range(record.ndim - 3)))
+
+
+def records(info: Info) -> dict[str, np.ndarray]:
     """The numbers that were recorded, `(H, S, T, …)`, by names such as `loss` and `detail_damping`."""
     pairs = jax.tree_util.tree_flatten_with_path(info)[0]
     known = {jax.tree_util.keystr(place, simple=True, separator="_"): np.asarray(leaf) for place, leaf in pairs}
     return {
         # What NumPy does not know of itself, such as bfloat16, is nothing to pandas.
-        name: leaf if leaf.dtype.isbuiltin == 1 else leaf.astype(np.float32)
+        name: leaf.astype(np.float32) if leaf.dtype.isbuiltin == 2 else leaf
         for name, leaf in known.items()
         if jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool
     }
 
 
-def _settings(hparams, records):
+def settings(hparams: Any, every: dict[str, Any]) -> dict[str, np.ndarray]:
     """Hyperparameters by their names, `(H,)`; `hparams_loss` where the name is that of another column."""
-    taken = {*AXES, *records, "steps", "final_loss", "best_loss", "last_validation", "result", "diagnosis"}
+    taken = {*AXES, *every, "steps", "final_loss", "best_loss", "last_validation", "result", "diagnosis"}
     pairs = jax.tree_util.tree_flatten_with_path(hparams)[0]
     named = {jax.tree_util.keystr(place, simple=True, separator="_"): np.asarray(leaf) for place, leaf in pairs}
     return {f"hparams_{name}" if name in taken else name: values for name, values in named.items()}
