@@ -98,7 +98,7 @@ WINGS = {
     ],
     "estimators": [
         {"forward", "rows", "files"},
-        {"methods"},
+        {"methods", "graph"},
         {"fitted"},
         {"fitted_groups"},
         {"training"},

@@ -202,6 +202,11 @@ class NetworkEstimator(BaseEstimator):
         check_is_fitted(self)
         return self.fitted_.to_numpy()
 
+    def to_onnx(self, path: Any, dtype: str = "float32") -> None:
+        """Writes what predicts as a graph of ONNX: the mean, or labels and probabilities; see `fitted_.to_onnx`."""
+        check_is_fitted(self)
+        self.fitted_.to_onnx(path, dtype)
+
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn wants to know."""
         tags = super().__sklearn_tags__()

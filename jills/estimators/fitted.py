@@ -10,6 +10,7 @@ import numpy as np
 
 from jills import losses
 from jills.compilation import Program
+from jills.estimators import graph
 from jills.estimators.files import as_text, of_text, write
 from jills.estimators.forward import Forward, Scaling, probabilities
 from jills.estimators.methods import Method, method_of
@@ -138,6 +139,24 @@ class Fitted:
     def to_numpy(self) -> Forward:
         """Weights, biases and units as NumPy arrays, with a `predict` of NumPy alone."""
         return self.forward
+
+    def to_onnx(self, path: str | Path, dtype: str = "float32") -> None:
+        """Writes the networks as a graph of ONNX, which a program without JAX or Python predicts with.
+
+        Of the input `inputs`, `(n, d)` in the order of the columns of `fit`, any n, it makes `mean`, what `predict`
+        tells; of classes `labels` and `probabilities`, `(n, number of classes)`. The deviation is not among them: that
+        of evidence takes the curvature, a matrix of all parameters for each member.
+
+        Args:
+            path: the file.
+            dtype: of inputs and outputs, in which they are scaled: "float32", or "float64", where their mean is far
+                from zero by their spread, as that of a year is. The networks between them are of float32.
+
+        Raises:
+            ImportError: there is no `onnx`; it comes with the extra `onnx`.
+            ValueError: another dtype.
+        """
+        graph.write(path, self.forward, dtype, self.classes, self.columns, self.flat)
 
     def _checked(self, inputs):
         names = getattr(inputs, "columns", None)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jills.compilation import Program
+from jills.estimators import graph
 from jills.estimators.files import as_text, of_text, write
 from jills.estimators.fitted import Fitted, as_method
 from jills.estimators.forward import Forward, Scaling
@@ -89,6 +90,16 @@ class FittedGroups:
     def to_numpy(self) -> dict[Any, Forward]:
         """Of each group its networks as NumPy arrays, with a `predict` of NumPy alone."""
         return {label: self.of_group(label).to_numpy() for label in self.groups.tolist()}
+
+    def to_onnx(self, path: str | Path, dtype: str = "float32") -> None:
+        """Writes the networks of all groups as one graph of ONNX; see `Fitted.to_onnx`.
+
+        Of the inputs `inputs`, `(n, d)`, and `groups`, `(n,)` int64, the place of each row's group in `self.groups`, it
+        makes `mean`, `(n,)`.
+        """
+        params, d = self.state.params, self.described["sizes"][0]
+        forward = Forward.of(params, self.described["activation"], Scaling.none(d), Scaling.none(1))
+        graph.write(path, forward, dtype, groups=True)
 
     def save(self, path: str | Path) -> None:
         """Writes it whole to one `.npz` file without pickle; `jills.estimators.load` reads it."""
