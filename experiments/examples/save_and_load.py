@@ -1,4 +1,4 @@
-"""Networks that outlive their process: saved here, loaded in another, and carried over to another library."""
+"""Networks that outlive their process: saved here, loaded in another, and carried over to other libraries."""
 
 import importlib.util
 import subprocess
@@ -23,17 +23,50 @@ assert "sklearn" not in sys.modules
 """
 
 
-def to_equinox(networks: Any, rows: np.ndarray) -> np.ndarray:
-    """The same mean by `equinox.nn.MLP`, all members at once; of standardised inputs and targets."""
-    # Flax: {"params": {f"layers_{2 * i}": {"kernel": weight, "bias": bias}}}, layer i of nn.Sequential([nn.Dense(20),
-    # nn.tanh, nn.Dense(1)]); weights lie there as they do here.
+def function_of(networks: Any) -> Any:
+    """The activation, of JAX itself."""
+    return jnp.arcsinh if networks.activation == "arcsinh" else getattr(jax.nn, networks.activation)
+
+
+def to_equinox(networks: Any) -> Any:
+    """All members as one `equinox.nn.Sequential` with stacked leaves, of standardised inputs and targets."""
     eqx: Any = importlib.import_module("equinox")
-    (d, width), activation = networks.weights[0].shape[1:], getattr(jnp, networks.activation)
-    mlp = eqx.nn.MLP(d, 1, width, len(networks.weights) - 1, activation, key=jax.random.key(0))
-    leaves = [jnp.asarray(v) for w, b in zip(networks.weights, networks.biases, strict=True) for v in (w.mT, b)]
-    mlps = eqx.tree_at(lambda mlp: [v for layer in mlp.layers for v in (layer.weight, layer.bias)], mlp, leaves)
-    each = eqx.filter_vmap(lambda mlp, x: jax.vmap(mlp)(x), in_axes=(eqx.if_array(0), None))
-    return networks.targets.undone(np.mean(each(mlps, jnp.asarray(networks.inputs.applied(rows))), axis=0))[:, 0]
+    layers = []
+    for weight, bias in zip(networks.weights, networks.biases, strict=True):
+        blank = eqx.nn.Linear(*weight.shape[1:], key=jax.random.key(0))
+        linear = eqx.tree_at(lambda own: (own.weight, own.bias), blank, (jnp.asarray(weight.mT), jnp.asarray(bias)))
+        layers += [linear, eqx.nn.Lambda(function_of(networks))]
+    return eqx.nn.Sequential(layers[:-1])
+
+
+def by_equinox(networks: Any, inputs: jax.Array) -> jax.Array:
+    """What each member predicts, `(M, n, k)`."""
+    eqx: Any = importlib.import_module("equinox")
+    each = eqx.filter_vmap(lambda member, rows: jax.vmap(member)(rows), in_axes=(eqx.if_array(0), None))
+    return each(to_equinox(networks), inputs)
+
+
+def to_flax(networks: Any) -> Any:
+    """The same as one `flax.nnx.Sequential`."""
+    nnx: Any = importlib.import_module("flax.nnx")
+    layers = []
+    for weight, bias in zip(networks.weights, networks.biases, strict=True):
+        linear = nnx.Linear(*weight.shape[1:], rngs=nnx.Rngs(0))
+        linear.kernel, linear.bias = nnx.Param(jnp.asarray(weight)), nnx.Param(jnp.asarray(bias))
+        layers += [linear, function_of(networks)]
+    return nnx.Sequential(*layers[:-1])
+
+
+def by_flax(networks: Any, inputs: jax.Array) -> jax.Array:
+    """What each member predicts, `(M, n, k)`."""
+    nnx: Any = importlib.import_module("flax.nnx")
+    return nnx.vmap(lambda member, rows: member(rows), in_axes=(0, None))(to_flax(networks), inputs)
+
+
+def elsewhere(predict: Any, networks: Any, rows: np.ndarray) -> np.ndarray:
+    """The mean of another library's predictions, in the targets' units, `(n, k)`."""
+    each = predict(networks, jnp.asarray(networks.inputs.applied(rows)))
+    return networks.targets.undone(np.mean(each, axis=0))
 
 
 def main(**parameters: Any) -> float:
@@ -49,9 +82,11 @@ def main(**parameters: Any) -> float:
         apart = float(np.max(np.abs(np.load(Path(folder, "there.npy")) - here)) / np.std(here[0]))
     print(f"mean and interval of {len(test)} rows, here and in another process: apart by {apart:.1e} of their spread")
 
-    if importlib.util.find_spec("equinox") is not None:
-        apart = max(apart, float(np.max(np.abs(to_equinox(model.to_numpy(), test) - here[0])) / np.std(here[0])))
-        print(f"in Equinox likewise; all together by {apart:.1e}")
+    for library, predict in (("equinox", by_equinox), ("flax", by_flax)):
+        if importlib.util.find_spec(library) is not None:
+            there = elsewhere(predict, model.to_numpy(), test)[:, 0]
+            apart = max(apart, float(np.max(np.abs(there - here[0])) / np.std(here[0])))
+            print(f"in {library} likewise; all together by {apart:.1e}")
     return apart
 
 

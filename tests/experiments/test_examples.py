@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.examples import classes, gap, many_series, mixed_table, save_and_load
+from jills.estimators import NetworkRegressor
 
 pytestmark = pytest.mark.usefixtures("usual_jax")
 SMALL: dict[str, Any] = {"hidden": (4,), "members": 3, "max_steps": 20}
@@ -45,6 +46,21 @@ def test_gap(tmp_path):
 def test_save_and_load(capsys):
     assert save_and_load.main(**SMALL) < 1e-4
     assert "another process" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("library", ["equinox", "flax"])
+@pytest.mark.parametrize(("hidden", "activation"), [((), "tanh"), ((5, 3), "silu"), ((5,), "arcsinh")], ids=str)
+def test_networks_in_other_libraries(library, hidden, activation):
+    pytest.importorskip(library)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(41, 2)) * [1.0, 100.0] + [0.0, 1000.0]
+    targets = 1e3 + np.stack([rows[:, 0], np.sin(rows[:, 0])], axis=1)
+    options: Any = {"hidden": hidden, "members": 3, "regularization": 1e-3, "max_steps": 20}
+    model = NetworkRegressor(**options, activation=activation, random_state=0).fit(rows, targets)
+    there = save_and_load.elsewhere(getattr(save_and_load, f"by_{library}"), model.to_numpy(), rows)
+    expected = model.predict(rows)
+    assert np.std(expected, axis=0).min() > 0.3
+    np.testing.assert_allclose(there, expected, atol=1e-5, rtol=1e-7)
 
 
 def test_flats_have_gaps():
