@@ -106,6 +106,7 @@ class NetworkEstimator(BaseEstimator):
     def _partial(self, X, targets, weights, scaled, loss, **told):
         """One step on a minibatch; the first one tells the units, unless `fit` has."""
         dtype = self._check_params()
+        told["columns"] = _names(self)
         known: Fitted | None = getattr(self, "fitted_", None)
         inputs = known.inputs if known else Scaling.of(X, weights)
         none = Scaling.none(targets.shape[1])
