@@ -84,7 +84,7 @@ WINGS = {
         {"__init__"},
     ],
     "training": [
-        {"validation", "history", "progress", "words", "memory", "interruption"},
+        {"validation", "history", "progress", "words", "memory", "interruption", "spread"},
         {"run", "structure", "diagnosis", "members"},
         {"chunks", "description", "tables"},
         {"result"},

@@ -1,4 +1,7 @@
-"""Trees on disk: one NumPy `.npz` file, readable with `numpy.load` and without pickle."""
+"""Trees on disk: one NumPy `.npz` file, readable with `numpy.load` and without pickle.
+
+Of arrays spread over processes none has all entries: those go to a folder, see `jills.training.spread`.
+"""
 
 import contextlib
 import json
@@ -13,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import dtypes
 
+from jills.training import spread
 from jills.training.result import SweepResult
 from jills.training.structure import SCALARS, Leaf, UnknownClass, leaves, put_together, restored, take_apart
 from jills.training.words import has_words
@@ -29,18 +33,28 @@ def save(path: str | Path, tree: Any, *, compress: bool = True) -> None:
     stored by its bits, as unsigned integers: bfloat16 and its like, and random keys. Of an exception its text is kept,
     and of a `SweepResult` the network, unless its activations are a user's own: then it is left out.
 
+    Arrays may be spread over several processes, as those of `run` are where its rows or parameters were. Then `path`
+    is a folder, written by Orbax (the extra `checkpoint`) on a disk that all processes see, and all make this call.
+
     Args:
-        path: the file, ending in `.npz`; an older one is replaced.
+        path: the file, ending in `.npz`; an older one is replaced, and so is what a folder holds.
         tree: of arrays, random keys, numbers, texts, networks and None.
         compress: False: some thirty times as quick, and a file as large as the arrays.
 
     Raises:
-        ValueError: a leaf is something else, or a network has activations of a user's own.
+        ValueError: a leaf is something else, a network has activations of a user's own, or a folder holds other things.
+        ImportError: arrays are spread over processes, and Orbax is not installed.
     """
+    path = Path(path)
     is_result = lambda node: isinstance(node, SweepResult)  # noqa: E731 used at once
-    arrays, structure = take_apart(jax.tree.map(_holdable, tree, is_leaf=is_result))
-    text = np.array(json.dumps({"format": FORMAT, "tree": structure}))
-    save_arrays(Path(path), {DESCRIPTION: text, **arrays}, compress)
+    tree, taken = spread.taken_out(jax.tree.map(_holdable, tree, is_leaf=is_result))
+    arrays, structure = take_apart(tree)
+    text = np.array(json.dumps({"format": FORMAT, "tree": structure, "spread": list(taken)}))
+    entries = {DESCRIPTION: text, **arrays}
+    if taken or path.is_dir():
+        spread.save(path, taken, lambda place: save_arrays(place, entries, compress))
+    else:
+        save_arrays(path, entries, compress)
 
 
 def _holdable(node):
@@ -95,42 +109,57 @@ def load(path: str | Path, like: Any = None, dtype: Any = None) -> Any:
     """Reads what `save` wrote: the same tree, with arrays of JAX and of NumPy where such were saved.
 
     Args:
-        path: the file.
+        path: the file, or folder.
         like: a tree of the same structure and dtypes, such as `algorithm.init(params, batch)` or its
             `jax.eval_shape`, to make sure of it. The leaves on disk may have further leading axes (those of a sweep);
             like a `SweepResult`, axes may have any length. None: the file tells. That takes NamedTuples of
-            modules that are imported already, and no other classes.
+            modules that are imported already, and no other classes. Of arrays that were spread over processes it also
+            tells the sharding: without one they lie as they did, and where not all those devices are here, they come
+            whole.
         dtype: of all arrays of floating numbers; None: those of the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or nothing in the folder.
+        ImportError: arrays were spread over processes, and Orbax is not installed.
         ValueError: no file of `save`, or of a later version; another structure, or leaves of other dtypes or shapes,
             than `like`; 64 bits, which JAX has off; or a class that is not known, and no `like`.
     """
-    entries = read_arrays(path)
+    path = _file(Path(path))
+    entries: dict[str, Any] = read_arrays(path)
     dtype = None if dtype is None else _floating(dtype)
     text = entries.pop(DESCRIPTION, None)
     if text is None and like is None:
         what = "a model: jills.load_model(path)" if "jills_model" in entries else "no structure; give like="
         raise ValueError(f"{path} holds {what}")
-    structure = None if text is None else read_description(path, text)["tree"]
+    described: dict[str, Any] = {"tree": None} if text is None else read_description(path, text)
+    structure, beyond = described["tree"], described.get("spread", [])
     told = {leaf.entry: leaf for leaf in leaves(structure)}
     if lost := set(told) - set(entries):
         raise ValueError(f"{path} is no whole file of jills.save: it lacks {', '.join(sorted(lost)[:5])}")
     value_of = lambda leaf: _value(path, leaf, entries[leaf.entry], dtype)  # noqa: E731 used at once
     if like is None:
+        entries |= spread.load(path, beyond, {}, dtype)
         try:
             return put_together(structure, value_of)
         except UnknownClass as error:
             raise ValueError(f"{path}: {error}; import what defines it, or give like=") from None
     places, wanted = jax.tree_util.tree_flatten_with_path(like)
-    models = {jax.tree_util.keystr(place): model for place, model in places}
+    models: dict[str, Any] = {jax.tree_util.keystr(place): model for place, model in places}
     if set(models) != set(entries):
         wrong = sorted(set(models) ^ set(entries))
         raise ValueError(f"{path} holds another structure: {', '.join(wrong[:5])} stand on one side only")
+    shardings = {name: getattr(model, "sharding", None) for name, model in models.items()}
+    entries |= spread.load(path, beyond, shardings, dtype)
     values = [value_of(told.get(name, Leaf(name, "jax"))) for name in models]
     _check_fit(path, models, values, isinstance(like, SweepResult), dtype)
     return jax.tree.unflatten(wanted, values)
+
+
+def _file(path):
+    file = spread.saved(path)
+    if file is None and path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder, and holds nothing that jills.save has finished")
+    return file or path
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -164,6 +193,8 @@ def _floating(dtype):
 
 
 def _value(path, leaf, array, dtype):
+    if isinstance(array, jax.Array):  # it was spread over processes, and may be so again
+        return array
     if leaf.kind in SCALARS.values():
         return array.item()
     if leaf.kind == "error":

@@ -45,9 +45,18 @@ class Plan(NamedTuple):
 
 
 def make_plan(count: int, mesh: Mesh | None, batch_size: int | None) -> Plan:
-    """Shares M members out: to threads on a single CPU device, else to the devices of a mesh."""
+    """Shares M members out: to threads on a single CPU device, else to the devices of a mesh.
+
+    Raises:
+        ValueError: some of them are of another process.
+    """
     if mesh is None and jax.local_device_count() > 1:
         mesh = Mesh(np.array(jax.local_devices()), ("members",))
+    if mesh is not None and any(device.process_index != jax.process_index() for device in mesh.devices.flat):
+        raise ValueError(
+            "mesh has devices of other processes; leave mesh= out: each process then trains its share of the keys on "
+            "its own devices"
+        )
     if mesh is not None:  # one of explicit axes would ask for arrays that are sharded already
         mesh = Mesh(mesh.devices.ravel(), ("members",), axis_types=(AxisType.Auto,))
     on_cpu = (jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]).platform == "cpu"

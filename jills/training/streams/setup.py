@@ -8,6 +8,7 @@ import numpy as np
 from jills.functions import Static
 from jills.training.checkpoint import load, save
 from jills.training.description import differences
+from jills.training.spread import saved
 from jills.training.validation import Validation
 from jills.types import State
 
@@ -47,7 +48,7 @@ class Setup(NamedTuple):
 
     def kept(self) -> Checkpoint | None:
         """What the file of this training holds; None where there is none yet."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or saved(self.path) is None:
             return None
         kept = load(self.path)
         if not isinstance(kept, Checkpoint):
