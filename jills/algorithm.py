@@ -129,6 +129,10 @@ class Algorithm(ABC):
         """The loss of params on a batch, `()`."""
         return self.loss(self.network.predict(params, batch.inputs), batch.targets, batch.weights)
 
+    def in_blocks(self, blocks: int) -> "Algorithm":
+        """The same algorithm for rows that are spread over so many devices, where it does something else for them."""
+        return self
+
     def check(self, hparams: Any, scalar: bool = False, dtype: Any = None) -> None:
         """Raises ValueError where hparams are of the wrong kind or known to be out of range.
 
@@ -267,7 +271,7 @@ class Algorithm(ABC):
         """
         state = self._entering(state, batch)
         self.check(hparams, scalar=True, dtype=state.loss.dtype)
-        hparams, state, batch = alike((cast(hparams, state.loss.dtype), state, batch))
+        hparams, state, batch = alike(automatic((cast(hparams, state.loss.dtype), state, batch)))
         if self.full_batch:
             state, prepared = self.resume(state, batch)
         else:  # its losses belong to no one batch

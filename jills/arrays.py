@@ -16,11 +16,21 @@ REAL = (jnp.floating, jnp.integer, jnp.bool_)
 
 
 def known(*trees) -> bool:
-    """Whether all arrays are at hand, that is, none of them is a tracer.
+    """Whether all arrays are at hand, that is, none of them is a tracer, or lies in part with other processes.
 
     Arrays closed over are at hand even inside a trace, as long as only NumPy looks at them.
     """
-    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+    return not has_tracers(trees) and all(is_within_reach(leaf) for leaf in jax.tree.leaves(trees))
+
+
+def has_tracers(*trees) -> bool:
+    """Whether any array is one that a trace stands in for."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def is_within_reach(array: Any) -> bool:
+    """Whether this process has all entries of an array; what is no array of JAX it has."""
+    return not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated
 
 
 def check_array(name: str, array, verb: str = "are") -> None:
@@ -150,6 +160,13 @@ def automatic(tree: Any) -> Any:
         return jax.device_put(leaf, NamedSharding(alike, sharding.spec))
 
     return jax.tree.map(moved, tree)
+
+
+def blocks_of_rows(array: Any) -> int:
+    """Over how many devices the rows of an array at hand are spread, as many on each; 1 where they are not."""
+    if isinstance(array, Tracer) or not isinstance(array, jax.Array) or array.size == 0:
+        return 1
+    return array.shape[0] // array.sharding.shard_shape(array.shape)[0]
 
 
 def native(tree: Any) -> Any:

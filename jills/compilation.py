@@ -25,7 +25,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.extend.core import get_opaque_trace_state, jaxprs_in_params
 
-from jills.arrays import known
+from jills.arrays import has_tracers
 from jills.linalg import only_cpu
 
 Told = TypeVar("Told")
@@ -193,7 +193,7 @@ _OUTSIDE = get_opaque_trace_state()
 
 def is_traced(*trees: Any) -> bool:
     """Whether this is called inside of a transformation by JAX, or with what one is called with."""
-    return not known(trees) or get_opaque_trace_state() != _OUTSIDE
+    return has_tracers(trees) or get_opaque_trace_state() != _OUTSIDE
 
 
 def enable_compilation_cache(path: str | Path | None = None) -> Path:

@@ -30,7 +30,7 @@ float32 stays within 1e-3 of it at ridge 1e-4; at ridge 0 rank-deficient problem
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -101,6 +101,10 @@ class Ills(Algorithm):
         missing = [below + 1 - s.rank for below, s in zip(reversed(self.network.sizes[:-1]), solutions, strict=True)]
         detail = Detail(residual, rcond, jnp.sum(jnp.stack(missing), dtype=jnp.int32))
         return state._replace(params=params), detail
+
+    def in_blocks(self, blocks: int) -> "Ills":
+        """See `Algorithm`: every solve keeps the rows where they are."""
+        return replace(self, solver=self.solver.in_blocks(blocks)) if blocks > 1 else self
 
     def ideal_input(self, activations: Activations, batch: Batch) -> jax.Array:
         """`t^L`, `(n, k)`, given the activations of the forward pass."""

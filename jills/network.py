@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills.activations import Activation, identity
-from jills.arrays import cast, check_array, known, native_dtype, typed_keys
+from jills.arrays import automatic, cast, check_array, known, native_dtype, typed_keys
 from jills.compilation import Program
 from jills.linalg import matmul
 from jills.types import Activations, Layer, Params
@@ -139,7 +139,7 @@ class Network:
         self.check_params(params)
         self.check_inputs(inputs)
         activations, dtype = [], native_dtype(params[0].weight)
-        params, inputs = cast((params, inputs), dtype)
+        params, inputs = automatic(cast((params, inputs), dtype))
         for layer, activation in zip(params, self.activations, strict=True):
             inputs = activation.forward(total_input(layer, inputs))
             activations.append(inputs)

@@ -33,13 +33,18 @@ axis: batched LAPACK calls share the thread pool they run on and were seen to wa
 for ever on two cores. Elsewhere it is one batched call, and the fallback is entered only if a
 member of the batch needs it.
 
+Rows that are spread over devices stay where they are: `in_blocks` takes the R factor of `[A | b]` of each block by
+itself, and what is gathered is their stack, of `p + k` rows a block and with the triangle of all rows (tall and skinny
+QR; Golub & Van Loan, Matrix Computations, 5.2 and 6.5). `cholesky` gathers `AᵀA`, and the stack where it falls back.
+
 Derivatives, in both modes, are those of the minimum-norm answer as long as the rank stays the same (Golub & Pereyra,
 SIAM J. Numer. Anal. 10, 1973); that of `rank` and `rcond` is zero.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -73,10 +78,24 @@ class Solver:
     """A way to solve; `solver(a, b, ridge)` gives `x` alone, `solver.solve` the whole `Solution`.
 
     Attributes:
-        method: `(a, b, ridge) → Attempt`, the fast method to try first.
+        method: `(a, b, ridge, blocks=1) → Attempt`, the fast method to try first.
+        blocks: of rows, see `in_blocks`.
     """
 
-    method: Callable[[jax.Array, jax.Array, jax.Array], Attempt]
+    method: Callable[..., Attempt]
+    blocks: int = 1
+
+    def in_blocks(self, blocks: int) -> "Solver":
+        """The same answer, but for rounding, for rows that lie on so many devices, in order and as many on each.
+
+        For programs of your own: `jills.run` looks where the rows of its batch lie, and takes it by itself.
+
+        Raises:
+            ValueError: `blocks` is not a positive integer.
+        """
+        if not isinstance(blocks, int) or blocks < 1:
+            raise ValueError(f"in_blocks: blocks is {blocks!r}, but must be a positive integer, the number of devices")
+        return dataclasses.replace(self, blocks=blocks)
 
     def __call__(self, a, b, ridge: float | jax.Array = 0.0, weights=None) -> jax.Array:
         """`x`, of shape `(p, k)`, or `(p,)` for `b` of shape `(n,)`. See `solve`."""
@@ -93,27 +112,30 @@ class Solver:
                 whatever it holds.
 
         Raises:
-            ValueError: shapes that do not fit, no rows or columns, or a dtype LAPACK does not have.
+            ValueError: shapes that do not fit, no rows or columns, rows that cannot be cut into the blocks, or a dtype
+                LAPACK does not have.
         """
         a, b = jnp.asarray(a), jnp.asarray(b)
-        _check(a, b, weights)
+        _check(a, b, weights, self.blocks)
         a, b, ridge, weights = alike((a, b, jnp.asarray(ridge, a.dtype), weights))
         columns = b if b.ndim == 2 else b[:, None]
         if weights is not None:
             a, columns = _weigh(a, weights), _weigh(columns, weights)
         fixed = lax.stop_gradient((a[None], columns[None], ridge[None]))
-        solution = jax.tree.map(lambda leaf: leaf[0], _over_batch(self.method)(*fixed))
-        solution = solution._replace(x=_differentiable(solution.x, a, columns, ridge))
+        solution = jax.tree.map(lambda leaf: leaf[0], _over_batch(self.method, self.blocks)(*fixed))
+        solution = solution._replace(x=_differentiable(self.blocks, solution.x, a, columns, ridge))
         return solution if b.ndim == 2 else solution._replace(x=solution.x[:, 0])
 
 
-def _check(a, b, weights):
+def _check(a, b, weights, blocks):
     if a.dtype not in (jnp.float32, jnp.float64) or b.dtype != a.dtype:
         raise ValueError(f"solve: a is {a.dtype} and b {b.dtype}; give both as float32 or both as float64")
     fits = a.ndim == 2 and b.ndim in (1, 2) and a.shape[0] == b.shape[0] and min(a.shape) >= 1
     if not fits or (weights is not None and jnp.shape(weights) != a.shape[:1]):
         shapes = f"a {a.shape}, b {b.shape}, weights {None if weights is None else jnp.shape(weights)}"
         raise ValueError(f"solve: shapes are {shapes}; they must be (n, p), (n, k) or (n,), and (n,), n ≥ 1, p ≥ 1")
+    if a.shape[0] % blocks:
+        raise ValueError(f"solve: {a.shape[0]} rows cannot be cut into {blocks} blocks of one length; see in_blocks")
 
 
 def _weigh(rows, weights):
@@ -123,42 +145,44 @@ def _weigh(rows, weights):
     return jnp.where(used, root * rows, jnp.zeros_like(rows))
 
 
-@functools.cache
-def _over_batch(method):
+@cache
+def _over_batch(method, blocks):
     """The solve over one batch axis, into which every `vmap` around it is folded."""
+    attempted = method if blocks == 1 else partial(method, blocks=blocks)
+    resort = partial(_by_singular_values, blocks=blocks)
 
     def one(a, b, ridge):
         valid, scale, a, b, ridge = _prepare(a, b, ridge)
-        solution, trusted, rows, right = method(a, b, ridge)
-        solution = lax.cond(trusted, lambda: alike(solution, a), lambda: _by_singular_values(rows, right))
+        solution, trusted, rows, right = attempted(a, b, ridge)
+        solution = lax.cond(trusted, lambda: alike(solution, a), lambda: resort(rows, right))
         return _restore(solution, valid, scale)
 
     def at_once(a, b, ridge):
         valid, scale, a, b, ridge = jax.vmap(_prepare)(a, b, ridge)
-        solution, trusted, rows, right = jax.vmap(method)(a, b, ridge)
+        solution, trusted, rows, right = jax.vmap(attempted)(a, b, ridge)
         # One predicate for the whole batch, so that this stays a branch.
         solution = lax.cond(
             jnp.all(trusted),
             lambda: alike(solution, a),
-            lambda: jax.vmap(_choose)(trusted, solution, jax.vmap(_by_singular_values)(rows, right)),
+            lambda: jax.vmap(_choose)(trusted, solution, jax.vmap(resort)(rows, right)),
         )
         return jax.vmap(_restore)(solution, valid, scale)
 
     return fold_batches(one, at_once)
 
 
-@jax.custom_jvp
-def _differentiable(x, a, b, ridge):
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _differentiable(blocks, x, a, b, ridge):
     """`x`, found from the problem by whatever method, with the derivative that follows from the problem itself."""
     return x
 
 
 @_differentiable.defjvp
-def _differentiable_jvp(primals, tangents):
+def _differentiable_jvp(blocks, primals, tangents):
     """Of `(AᵀA + λI) x = Aᵀb`, and of what keeps `x` free of the null space of A."""
     (x, a, b, ridge), (_, da, db, dridge) = primals, tangents
     p = a.shape[1]
-    inverse, null_space = (one[0] for one in _factors_over_batch(a[None], ridge[None]))
+    inverse, null_space = (one[0] for one in _factors_over_batch(blocks)(a[None], ridge[None]))
     mean = jnp.sum(jnp.square(a)) / p
     change = dridge * mean + ridge * 2.0 * jnp.sum(a * da) / p  # of λ
 
@@ -169,16 +193,19 @@ def _differentiable_jvp(primals, tangents):
     return x, solve_normal(right) + matmul(null_space, matmul(da.T, matmul(a, solve_normal(x))))
 
 
-def _factors(a, ridge):
+def _factors(a, ridge, blocks):
     """The pseudo-inverse of `R`, `RᵀR = AᵀA + λI`, and the projection onto its null space, both `(p, p)`."""
     valid, (size, _), a, none, ridge = _prepare(a, a[:, :0], ridge)
-    upper, _ = _triangle(a, none, ridge)
+    upper, _ = _triangle(a, none, ridge, blocks)
     eye = jnp.eye(a.shape[1], dtype=a.dtype)
     inverse = _by_singular_values(upper, eye).x
     return jnp.where(valid, jnp.ldexp(inverse, -size), jnp.nan), eye - matmul(inverse, upper)
 
 
-_factors_over_batch = fold_batches(_factors, jax.vmap(_factors))
+@cache
+def _factors_over_batch(blocks):
+    factors = partial(_factors, blocks=blocks)
+    return fold_batches(factors, jax.vmap(factors))
 
 
 def _prepare(a, b, ridge):
@@ -218,10 +245,23 @@ def _reduce(rows, right):
     return upper[:, :p], upper[:, p:]
 
 
-def _triangle(a, b, ridge):
-    """`_reduce` with the ridge as `p` more rows, `√λ I`."""
+def _stacked(rows, right, blocks):
+    """The triangles of blocks of rows, one below the other, of which the triangle is that of all rows.
+
+    The rows themselves where they are one block, or no more than the triangles would have.
+    """
+    n, p, q = *rows.shape, rows.shape[1] + right.shape[1]
+    if blocks == 1 or n <= blocks * q:
+        return rows, right
+    each = jnp.concatenate([rows, right], axis=1).reshape(blocks, n // blocks, q)
+    stack = jnp.linalg.qr(each, mode="r").reshape(blocks * q, q)
+    return stack[:, :p], stack[:, p:]
+
+
+def _triangle(a, b, ridge, blocks):
+    """`_reduce` of blocks of rows, with the ridge as `p` more rows, `√λ I`."""
     p = a.shape[1]
-    upper, right = _reduce(a, b)
+    upper, right = _reduce(*_stacked(a, b, blocks))
 
     def with_ridge():
         root = jnp.sqrt(ridge / p) * jnp.linalg.norm(upper)
@@ -231,9 +271,9 @@ def _triangle(a, b, ridge):
     return lax.cond(ridge > 0, with_ridge, lambda: (upper, right))
 
 
-def _by_singular_values(rows, right):
+def _by_singular_values(rows, right, blocks=1):
     n, p = rows.shape
-    upper, right = (rows, right) if n == p else _reduce(rows, right)
+    upper, right = (rows, right) if n == p else _reduce(*_stacked(rows, right, blocks))
     x, _, rank, values = jnp.linalg.lstsq(upper, right, rcond=_cut_off(p, rows.dtype))
     largest = jnp.where(values[0] > 0, values[0], jnp.ones_like(values[0]))
     return Solution(x, rank.astype(jnp.int32), values[-1] / largest)
@@ -252,20 +292,20 @@ def _back_substitute(upper, right):
     return x, inverse, jnp.where(jnp.isfinite(rcond), rcond, jnp.zeros_like(rcond))
 
 
-def _qr(a, b, ridge):
-    upper, right = _triangle(a, b, ridge)
+def _qr(a, b, ridge, blocks=1):
+    upper, right = _triangle(a, b, ridge, blocks)
     x, _, rcond = _back_substitute(upper, right)
     full = jnp.asarray(a.shape[1], jnp.int32)
     return Attempt(Solution(x, full, rcond), rcond > _cut_off(a.shape[1], a.dtype), upper, right)
 
 
-def _lstsq(a, b, ridge):
-    upper, right = _triangle(a, b, ridge)
+def _lstsq(a, b, ridge, blocks=1):
+    upper, right = _triangle(a, b, ridge, blocks)
     unknown = Solution(jnp.zeros_like(right), jnp.asarray(0, jnp.int32), jnp.zeros_like(ridge))
     return Attempt(unknown, jnp.asarray(False), upper, right)
 
 
-def _cholesky(a, b, ridge):
+def _cholesky(a, b, ridge, blocks=1):
     p = a.shape[1]
     gram = matmul(a.T, a)
     shift = ridge * jnp.trace(gram) / p
@@ -281,9 +321,17 @@ def _cholesky(a, b, ridge):
     # The factor of a nearly singular Gram is noise; so is then the change it proposes.
     small = jnp.linalg.norm(change) <= 0.1 * jnp.linalg.norm(x)
     trusted = (rcond > _cut_off(p, a.dtype) ** 0.5) & small
-    rows = jnp.concatenate([a, jnp.sqrt(shift) * jnp.eye(p, dtype=a.dtype)])
-    right = jnp.concatenate([b, jnp.zeros((p, b.shape[1]), b.dtype)])
+    share = shift if blocks == 1 else shift / blocks
+    rows = _below_each_block(a, jnp.sqrt(share) * jnp.eye(p, dtype=a.dtype), blocks)
+    right = _below_each_block(b, jnp.zeros((p, b.shape[1]), b.dtype), blocks)
     return Attempt(Solution(x + change, jnp.asarray(p, jnp.int32), rcond), trusted, rows, right)
+
+
+def _below_each_block(rows, more, blocks):
+    if blocks == 1:
+        return jnp.concatenate([rows, more])
+    each = rows.reshape(blocks, -1, rows.shape[1])
+    return jnp.concatenate([each, jnp.broadcast_to(more, (blocks, *more.shape))], axis=1).reshape(-1, rows.shape[1])
 
 
 lstsq = Solver(_lstsq)

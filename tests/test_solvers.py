@@ -278,6 +278,47 @@ def test_another_ridge_does_not_trace_again(name):
     assert np.linalg.norm(answers[0]) > np.linalg.norm(answers[1]) > np.linalg.norm(answers[2])
 
 
+# Rows in blocks, as for devices. Four blocks of eleven rows, longer than their triangles; then shorter ones.
+
+
+@every
+@pytest.mark.parametrize("rows", [44, 12])
+@pytest.mark.parametrize("rank", [None, 3])
+@pytest.mark.parametrize("ridge", [0.0, 1e-2])
+def test_rows_in_blocks_give_the_same_answer(name, rows, rank, ridge, dtype):
+    a, b = problem(dtype, rows, rank=rank)
+    weights = np.linspace(0.5, 2.0, rows).astype(dtype)
+    weights[3] = 0.0
+    blocks = jax.tree.map(np.asarray, jax.jit(SOLVERS[name].in_blocks(4).solve)(a, b, ridge, weights))
+    whole = solve(name, a, b, ridge, weights)
+    assert_near(blocks.x, whole.x, dtype)
+    assert blocks.rank == whole.rank
+    np.testing.assert_allclose(blocks.rcond, whole.rcond, rtol=1e-3, atol=p * eps_of(dtype))
+
+
+@every
+def test_each_of_many_may_have_its_rows_in_blocks(name):
+    a, b = (np.stack(leaves) for leaves in zip(*(problem(rows=44, seed=i) for i in range(3)), strict=True))
+    together = jax.jit(jax.vmap(SOLVERS[name].in_blocks(4)))(a, b)
+    for at in range(3):
+        assert_near(together[at], reference(a[at], b[at]), "float64")
+
+
+def test_the_derivative_in_blocks_is_the_same():
+    a, b = problem(rows=44)
+    slope = lambda solver: jax.jit(jax.grad(lambda a: jnp.sum(jnp.sin(solver(a, b, 1e-3)))))(a)  # noqa: E731 used at once
+    assert_near(slope(solvers.qr.in_blocks(4)), slope(solvers.qr), "float64")
+
+
+def test_rows_that_cannot_be_cut_are_refused():
+    with pytest.raises(ValueError, match="11 rows cannot be cut into 4 blocks"):
+        solvers.qr.in_blocks(4)(*problem())
+    for blocks in (0, 2.5):
+        with pytest.raises(ValueError, match="must be a positive integer"):
+            solvers.qr.in_blocks(blocks)  # pyright: ignore[reportArgumentType] the point of the test
+    assert solvers.qr.in_blocks(1) == solvers.qr
+
+
 # Many at once
 
 

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from jills import checks, results
 from jills.algorithm import Algorithm
-from jills.arrays import automatic, cast, native, native_dtype
+from jills.arrays import automatic, blocks_of_rows, cast, native, native_dtype
 from jills.batches import cast_known
 from jills.compilation import Program, check_tier
 from jills.functions import Static, settle
@@ -47,7 +47,10 @@ def run(
             taken on: then `best_*` and `result` start anew.
         batch: inputs `(n, d)`, targets `(n, k)`, weights `(n,)` or None. Its rows may be spread over the devices of a
             mesh (`jax.device_put(batch, NamedSharding(mesh, PartitionSpec("rows")))`): XLA shares the work out, to the
-            same result but for rounding. (ILLS's least squares gather the rows.)
+            same result but for rounding. (ILLS's least squares gather a triangle of each device, and no rows.) The
+            devices may be those of several processes, each of which brings its own rows
+            (`jax.make_array_from_process_local_data`) and makes the same call; what such rows hold is not looked at
+            before, as inside of another program.
         num_steps: T ≥ 1.
         stop: when to stop on its own; from then on the state stays as it is.
         metrics: recorded as `info.metrics` for the parameters each step received.
@@ -101,6 +104,7 @@ def run(
     shared = None if metrics is None else as_partial(metrics)
     judge = checked_validation(algorithm, start, validation, patience)
     blank = blank_detail(algorithm, dtype)
+    algorithm = algorithm.in_blocks(blocks_of_rows(batch.inputs))
     args = automatic((hparams, params, cast_known(batch, dtype), stop, shared, judge, blank))
     return _run(compile, algorithm.compiler_options, (Static(algorithm), num_steps), *args)
 
