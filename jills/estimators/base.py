@@ -76,7 +76,7 @@ class NetworkEstimator(BaseEstimator):
         """Trains on targets `(n, k)`."""
         dtype = self._check_params()
         self._stream = None
-        told["columns"] = _names(self)
+        told["columns"] = column_names(self)
         rows = merged(X, targets, weights)
         inputs = Scaling.of(rows.inputs, rows.weights)
         outputs = Scaling.of(rows.targets, rows.weights) if scaled else Scaling.none(targets.shape[1])
@@ -106,7 +106,7 @@ class NetworkEstimator(BaseEstimator):
     def _partial(self, X, targets, weights, scaled, loss, **told):
         """One step on a minibatch; the first one tells the units, unless `fit` has."""
         dtype = self._check_params()
-        told["columns"] = _names(self)
+        told["columns"] = column_names(self)
         known: Fitted | None = getattr(self, "fitted_", None)
         inputs = known.inputs if known else Scaling.of(X, weights)
         none = Scaling.none(targets.shape[1])
@@ -215,7 +215,7 @@ class NetworkEstimator(BaseEstimator):
         return tags
 
 
-def _names(estimator):
+def column_names(estimator: Any) -> tuple[str, ...] | None:
     """Of the columns of a data frame; None of an array."""
     names = getattr(estimator, "feature_names_in_", None)
     return None if names is None else tuple(names)

@@ -159,13 +159,7 @@ class Fitted:
         graph.write(path, self.forward, dtype, self.classes, self.columns, self.flat)
 
     def _checked(self, inputs):
-        names = getattr(inputs, "columns", None)
-        if self.columns is not None and names is not None and list(names) != list(self.columns):
-            raise ValueError(f"inputs have columns {list(names)}, but were fitted with {list(self.columns)}")
-        inputs = np.asarray(inputs, np.float64)
-        if inputs.ndim != 2 or inputs.shape[1] != len(self.inputs.mean):
-            raise ValueError(f"inputs have shape {inputs.shape}, but must be (n, {len(self.inputs.mean)})")
-        return inputs
+        return checked_inputs(inputs, len(self.inputs.mean), self.columns)
 
     def _shaped(self, values):
         return values[:, 0] if self.flat and values.shape[1] == 1 else values
@@ -177,6 +171,21 @@ class Fitted:
         if self.classes is not None:
             tree["classes"] = as_text(self.classes)
         write(path, "networks", {"flat": self.flat, "columns": self.columns, **self.described}, tree)
+
+
+def checked_inputs(inputs: Any, count: int, columns: tuple[str, ...] | None) -> np.ndarray:
+    """Rows as an array `(n, d)`.
+
+    Raises:
+        ValueError: another number of columns, or a frame with other names than those of `fit`.
+    """
+    names = getattr(inputs, "columns", None)
+    if columns is not None and names is not None and list(names) != list(columns):
+        raise ValueError(f"inputs have columns {list(names)}, but were fitted with {list(columns)}")
+    inputs = np.asarray(inputs, np.float64)
+    if inputs.ndim != 2 or inputs.shape[1] != count:
+        raise ValueError(f"inputs have shape {inputs.shape}, but must be (n, {count})")
+    return inputs
 
 
 def read(described: dict[str, Any], tree: dict[str, Any]) -> Fitted:

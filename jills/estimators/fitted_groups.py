@@ -11,7 +11,7 @@ import numpy as np
 from jills.compilation import Program
 from jills.estimators import graph
 from jills.estimators.files import as_text, of_text, write
-from jills.estimators.fitted import Fitted, as_method
+from jills.estimators.fitted import Fitted, as_method, checked_inputs
 from jills.estimators.forward import Forward, Scaling
 from jills.estimators.methods import Method
 from jills.estimators.rows import padded_size
@@ -30,7 +30,10 @@ class FittedGroups:
     described: dict[str, Any]  # as of `Fitted`
     groups: np.ndarray  # (G,) labels, sorted
     state: State  # leaves [G, M, …]
-    batch: Batch  # (G, n, …) padded
+    batch: Batch  # (G, n, …) padded, standardised
+    inputs: Scaling  # (G, d)
+    targets: Scaling  # (G, 1)
+    columns: tuple[str, ...] | None = None  # names, of a data frame
 
     @property
     def method(self) -> Method:
@@ -38,7 +41,7 @@ class FittedGroups:
         return as_method(self.described)
 
     def told(self, inputs: np.ndarray) -> Any:
-        """Ensembles of all groups for stacked inputs `(G, m, d)`."""
+        """Ensembles of all groups for stacked inputs `(G, m, d)`, in standardised units."""
         algorithm, inputs = self.method.algorithm, np.asarray(inputs, self.state.loss.dtype)
         return _ensembles("auto", algorithm.compiler_options, (algorithm,), self.state, self.batch, inputs)
 
@@ -48,16 +51,15 @@ class FittedGroups:
         Raises:
             ValueError: a group that was not fitted.
         """
-        inputs = np.asarray(inputs, np.float64)
-        if inputs.ndim != 2 or inputs.shape[1] != self.described["sizes"][0]:
-            raise ValueError(f"inputs have shape {inputs.shape}, but must be (n, {self.described['sizes'][0]})")
-        places = places_of(self._which(labels_of(groups, len(inputs)), groups is None), len(self.groups))
-        told = self.told(stacked(inputs, places))
-        mean = _gathered(told.mean, places, len(inputs))
+        inputs = checked_inputs(inputs, self.described["sizes"][0], self.columns)
+        which = self._which(labels_of(groups, len(inputs)), groups is None)
+        places, units = places_of(which, len(self.groups)), self.targets.at((which, 0))
+        told = self.told(stacked(self.inputs.at(which).applied(inputs), places))
+        mean = units.undone(_gathered(told.mean, places, len(inputs)))
         if not return_std:
             return mean
         parts = (np.asarray(each, np.float64) for each in (told.within, told.between, told.noise[:, None, :]))
-        return mean, np.sqrt(_gathered(sum(parts), places, len(inputs)))
+        return mean, units.scale * np.sqrt(_gathered(sum(parts), places, len(inputs)))
 
     def predict_interval(self, inputs: Any, groups: Any = None, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Ends between which a new target lies with probability `coverage`: of the normal law of `predict`'s std.
@@ -75,16 +77,16 @@ class FittedGroups:
         """The networks of one group by themselves."""
         place = int(self._which(np.asarray([label]), False)[0])
         state, batch = jax.tree.map(lambda leaf: np.asarray(leaf)[place], (self.state, self.batch))
-        d = self.described["sizes"][0]
         return Fitted(
             described=self.described,
             state=state,
             params=state.params,
             batch=batch,
-            inputs=Scaling.none(d),
-            targets=Scaling.none(1),
+            inputs=self.inputs.at(place),
+            targets=self.targets.at(place),
             factor=np.ones(1),
             residual=np.zeros(1),
+            columns=self.columns,
         )
 
     def to_numpy(self) -> dict[Any, Forward]:
@@ -97,14 +99,13 @@ class FittedGroups:
         Of the inputs `inputs`, `(n, d)`, and `groups`, `(n,)` int64, the place of each row's group in `self.groups`, it
         makes `mean`, `(n,)`.
         """
-        params, d = self.state.params, self.described["sizes"][0]
-        forward = Forward.of(params, self.described["activation"], Scaling.none(d), Scaling.none(1))
-        graph.write(path, forward, dtype, groups=True)
+        forward = Forward.of(self.state.params, self.described["activation"], self.inputs, self.targets)
+        graph.write(path, forward, dtype, columns=self.columns, groups=True)
 
     def save(self, path: str | Path) -> None:
         """Writes it whole to one `.npz` file without pickle; `jills.estimators.load` reads it."""
-        tree = {"state": self.state, "batch": self.batch, "groups": as_text(self.groups)}
-        write(path, "groups", self.described, tree)
+        tree = {name: getattr(self, name) for name in ("state", "batch", "inputs", "targets")}
+        write(path, "groups", {"columns": self.columns, **self.described}, {"groups": as_text(self.groups), **tree})
 
     def _which(self, labels, none_given):
         """The places of the groups of rows, `(n,)`."""
@@ -120,7 +121,9 @@ class FittedGroups:
 
 def read(described: dict[str, Any], tree: dict[str, Any]) -> FittedGroups:
     """From what a file holds."""
-    return FittedGroups(described=described, groups=of_text(tree.pop("groups")), **tree)
+    columns, groups = described.pop("columns"), of_text(tree.pop("groups"))
+    names = None if columns is None else tuple(columns)
+    return FittedGroups(described=described, groups=groups, columns=names, **tree)
 
 
 def labels_of(groups: Any, count: int) -> np.ndarray:

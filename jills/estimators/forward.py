@@ -13,24 +13,30 @@ from jills.types import Params
 class Scaling(NamedTuple):
     """Mean and deviation of columns; of a constant one the deviation is one."""
 
-    mean: np.ndarray  # (m,)
-    scale: np.ndarray  # (m,)
+    mean: np.ndarray  # (m,), of groups (G, m)
+    scale: np.ndarray  # likewise
 
     @classmethod
     def of(cls, values: np.ndarray, weights: np.ndarray | None = None) -> "Scaling":
-        """Of columns `(n, m)`, with row weights `(n,)`."""
+        """Of columns `(n, m)`, with row weights `(n,)`; of groups `(G, n, m)` and `(G, n)`."""
         values = np.asarray(values, np.float64)
-        size = np.max(np.abs(values), axis=0, initial=0.0)
+        weights = (np.ones(values.shape[:-1]) if weights is None else weights)[..., None]
+        size = np.max(np.abs(values), axis=-2, initial=0.0, keepdims=True)
         size = np.where(size > 0, size, 1.0)  # squares of large values would overflow
-        mean = np.average(values / size, axis=0, weights=weights)
-        deviation = np.sqrt(np.average((values / size - mean) ** 2, axis=0, weights=weights))
+        average = lambda each: np.sum(each * weights, -2, keepdims=True) / np.sum(weights, -2, keepdims=True)  # noqa: E731
+        mean = average(values / size)
+        deviation = np.sqrt(average((values / size - mean) ** 2))
         constant = deviation <= 1e-12
-        return cls(mean * size, np.where(constant, 1.0, deviation * size))
+        return cls((mean * size)[..., 0, :], np.where(constant, 1.0, deviation * size)[..., 0, :])
 
     @classmethod
     def none(cls, size: int) -> "Scaling":
         """That of columns which are taken as they are."""
         return cls(np.zeros(size), np.ones(size))
+
+    def at(self, which: Any) -> "Scaling":
+        """Of groups those of one, or of each row its group's, `(n, m)`."""
+        return Scaling(self.mean[which], self.scale[which])
 
     def applied(self, values: np.ndarray) -> np.ndarray:
         """`(x − m) / s`."""

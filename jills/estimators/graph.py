@@ -88,33 +88,34 @@ def write(
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f"to_onnx: dtype is {dtype!r}, but must be 'float32' or 'float64'")
-    graph, (d, k) = Graph(), (len(forward.inputs.mean), len(forward.targets.mean))
+    graph, (d, k) = Graph(), (forward.inputs.mean.shape[-1], forward.targets.mean.shape[-1])
     inputs = graph.given("inputs", dtype, "n", d, doc=", ".join(columns or ()))
-    values = _each(graph, forward, inputs, dtype, graph.given("groups", np.int64, "n") if groups else None)
-    members = [1] if groups else [0]  # the axis
+    which = graph.given("groups", np.int64, "n") if groups else None
+    own = graph.constant
+    if which is not None:
+        own = lambda leaf, dtype: graph.node("Gather", graph.constant(leaf, dtype), which, axis=0)  # noqa: E731
+    values = graph.node("Sub", inputs, own(forward.inputs.mean, dtype))
+    values = _cast(graph, graph.node("Div", values, own(forward.inputs.scale, dtype)), np.float32)
+    if groups:  # (n, 1, 1, d), for weights (n, M, d, fan_out)
+        values = graph.node("Unsqueeze", values, graph.constant([1, 2], np.int64))
+    values = _each(graph, forward, values, own)
     if classes is not None:
         _classes(graph, values, dtype, classes)
         return graph.write(path)
-    values = _cast(graph, graph.node("ReduceMean", values, axes=members, keepdims=0), dtype)
-    values = graph.node("Mul", values, graph.constant(forward.targets.scale, dtype))
-    values = graph.node("Add", values, graph.constant(forward.targets.mean, dtype))
-    shape = ("n",) if flat and k == 1 else ("n", k)
-    if groups or len(shape) == 1:
-        values = graph.node("Reshape", values, graph.constant([-1, *shape[1:]], np.int64))
-    graph.told("mean", values, dtype, *shape)
+    values = _cast(graph, graph.node("ReduceMean", values, axes=[1, 2] if groups else [0], keepdims=0), dtype)
+    values = graph.node("Mul", values, own(forward.targets.scale, dtype))
+    values = graph.node("Add", values, own(forward.targets.mean, dtype))
+    if flat and k == 1:
+        values = graph.node("Reshape", values, graph.constant([-1], np.int64))
+    graph.told("mean", values, dtype, *(("n",) if flat and k == 1 else ("n", k)))
     return graph.write(path)
 
 
-def _each(graph, forward, inputs, dtype, groups):
-    """What every member's output layer tells of standardised targets, `(M, n, k)`; of groups `(n, M, 1, k)`."""
-    values = graph.node("Sub", inputs, graph.constant(forward.inputs.mean, dtype))
-    values = _cast(graph, graph.node("Div", values, graph.constant(forward.inputs.scale, dtype)), np.float32)
-    own = lambda leaf: graph.constant(leaf, np.float32)  # noqa: E731 it is one of two
-    if groups is not None:
-        values = graph.node("Unsqueeze", values, graph.constant([1, 2], np.int64))
-        own = lambda leaf: graph.node("Gather", graph.constant(leaf, np.float32), groups, axis=0)  # noqa: E731
+def _each(graph, forward, values, own):
+    """What every member's output layer tells, `(M, n, k)`; of groups `(n, M, 1, k)`; in standardised units."""
     for layer, (weight, bias) in enumerate(zip(forward.weights, forward.biases, strict=True)):
-        values = graph.node("Add", graph.node("MatMul", values, own(weight)), own(bias[..., None, :]))
+        values = graph.node("MatMul", values, own(weight, np.float32))
+        values = graph.node("Add", values, own(bias[..., None, :], np.float32))
         if layer < len(forward.weights) - 1:
             values = _activated(graph, forward.activation, values)
     return values

@@ -9,9 +9,10 @@ from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from jills.estimators.base import NetworkEstimator
+from jills.estimators.base import NetworkEstimator, column_names
 from jills.estimators.fitted import as_method
 from jills.estimators.fitted_groups import FittedGroups, labels_of, places_of, stacked
+from jills.estimators.forward import Scaling
 from jills.estimators.methods import checked_sizes
 from jills.estimators.rows import merged
 from jills.estimators.training import keys_of, swept
@@ -89,7 +90,10 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
         most = None if self.max_steps is None else int(self.max_steps)
         described = {"sizes": sizes, "activation": self.activation, "max_steps": most, "loss": "squared_error"}
         described |= {"algorithm": "evidence", "regularization": "evidence"}
-        given = (X, y[:, None], weights)
+        own = stacked(weights, places)
+        inputs, outputs = (Scaling.of(stacked(each, places), own) for each in (X, y[:, None]))
+        # In float64: of a date, say, float32 has no digits left.
+        given = (inputs.at(which).applied(X), outputs.at(which).applied(y[:, None]), weights)
         batch = Batch(*(np.asarray(stacked(each, places), dtype) for each in given))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         keys = keys_of(jax.random.key(seed), count * members)
@@ -97,10 +101,18 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
         result = swept(as_method(described), keys, dtype, self.verbose, batches, compile=self.compile)
         # By NumPy: JAX would compile each of these.
         state = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(count, members, *leaf.shape[2:]), result.state)
-        self.fitted_ = FittedGroups(described=described, groups=self.groups_, state=state, batch=batch)
+        self.fitted_ = FittedGroups(
+            described=described,
+            groups=self.groups_,
+            state=state,
+            batch=batch,
+            inputs=inputs,
+            targets=outputs,
+            columns=column_names(self),
+        )
         self.n_iter_ = int(np.max(np.asarray(state.step)))
         told = self.fitted_.told(np.zeros((count, 1, X.shape[1])))
-        self.noise_std_ = np.sqrt(np.asarray(told.noise, np.float64)[:, 0])
+        self.noise_std_ = outputs.scale[:, 0] * np.sqrt(np.asarray(told.noise, np.float64)[:, 0])
         self.diagnosis_ = self._diagnosis(result, lengths)
         return self
 

@@ -387,6 +387,31 @@ def test_groups_are_saved_and_taken_apart(tmp_path):
         loaded.predict(inputs[:, :1], groups)
 
 
+def test_groups_know_the_names_of_columns_after_a_file(tmp_path):
+    inputs, targets = table(30)
+    frame = pd.DataFrame(inputs, columns=["a", "b", "c"])
+    GroupedRegressor((2,), max_steps=2).fit(frame, targets).save(tmp_path / "groups.npz")
+    with pytest.raises(ValueError, match="inputs have columns"):
+        estimators.load(tmp_path / "groups.npz").predict(frame[["c", "b", "a"]])
+
+
+def test_groups_of_dates_and_far_levels_keep_their_digits():
+    """Each against itself about zero, in float32."""
+    rng = np.random.default_rng(0)
+    groups, inputs = np.repeat([0, 1], 40), rng.uniform(0, 3, (80, 1))
+    targets = np.sin(2 * inputs[:, 0]) + 0.01 * rng.normal(size=80)
+    near, far = (GroupedRegressor((6,), random_state=0) for _ in range(2))
+    near.fit(inputs, targets, groups=groups)
+    far.fit(1.7e9 + 86400 * inputs, targets + 1e9 * groups, groups=groups)
+    mean, std = far.predict(1.7e9 + 86400 * inputs, groups=groups, return_std=True)
+    np.testing.assert_allclose(mean - 1e9 * groups, near.predict(inputs, groups=groups), atol=0.002)
+    np.testing.assert_allclose(std, near.predict(inputs, groups=groups, return_std=True)[1], rtol=0.05)
+    np.testing.assert_allclose(far.noise_std_, 0.01, rtol=0.4)
+    alone: Any = far.fitted_.of_group(1)
+    np.testing.assert_allclose(alone.predict(1.7e9 + 86400 * inputs[40:]), mean[40:], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(alone.predict(1.7e9 + 86400 * inputs[40:], return_std=True)[1], std[40:], rtol=1e-4)
+
+
 def test_a_long_compilation_is_told_of_once(monkeypatch):
     monkeypatch.setattr(training, "_told", [])
     monkeypatch.setattr(training, "WORTH_A_WORD", -1.0)

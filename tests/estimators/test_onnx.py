@@ -121,6 +121,17 @@ def test_all_groups_in_one_graph(tmp_path):
         run(tmp_path / "model.onnx", inputs, groups=places + 1)
 
 
+def test_groups_that_are_far_apart(tmp_path):
+    rng = np.random.default_rng(0)
+    groups, inputs = np.repeat([3, 5], 40), 1.7e9 + rng.uniform(0, 100, (80, 1))
+    targets = np.where(groups == 3, 1e8, -1e3) + np.sin((inputs[:, 0] - 1.7e9) / 30)
+    model = GroupedRegressor((5,), members=2, max_steps=20, random_state=0).fit(inputs, targets, groups=groups)
+    model.to_onnx(tmp_path / "model.onnx", dtype="float64")
+    told = run(tmp_path / "model.onnx", inputs, groups=(groups - 3) // 2)["mean"]
+    np.testing.assert_allclose(told, model.predict(inputs, groups=groups), atol=FLOAT32, rtol=0)
+    np.testing.assert_allclose(told, targets, atol=0.1)
+
+
 def test_without_onnx_the_extra_is_named(monkeypatch, tmp_path):
     model: Any = NetworkRegressor(**SMALL)
     with pytest.raises(NotFittedError):
