@@ -101,7 +101,7 @@ def sweep(
         chunk_steps: steps between two returns to the host.
         on_chunk: called after each chunk as `on_chunk(step, loss, stopped)`, see `progress_bar`. If it raises, the
             sweep ends as with Ctrl-C: with a warning, what is complete, and the exception in `result.error`.
-        mesh: devices to share the members out to; None: all local devices.
+        mesh: devices of this process to share the members out to; None: all of them.
         stop: when a member stops on its own. The sweep ends early once all have.
         metrics: recorded as `info.metrics` for the parameters each step received, where `problem` returns none.
         state: an earlier `SweepResult` to go on from, or its `state`, by the rule of `jills.run`: a member that had
@@ -142,7 +142,7 @@ def sweep(
         MemoryError: state and info of all members, or with them the work of a step, would not fit; told before
             anything is compiled.
     """
-    if mesh is None and processes.are_several():
+    if mesh is None and (processes.are_several() or processes.is_in_blocks(checkpoint)):
         if records is not None:
             raise ValueError("records= is for a sweep in one process; here let each process sweep keys of its own")
         options = {"stop": stop, "metrics": metrics, "batch_size": batch_size, "patience": patience, "compile": compile}

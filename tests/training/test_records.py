@@ -177,6 +177,7 @@ sweep(folder + "/folder", records=folder + "/curves")
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path, whole):
     """By SIGKILL, each time where the time before has left it: within a piece, or between it and its checkpoint."""
     tests = Path(__file__).parents[1]

@@ -226,6 +226,7 @@ assert os.listdir(path) == ["tree-2.npz"]
 """
 
 
+@pytest.mark.slow
 def test_a_state_comes_back_to_its_devices_and_elsewhere_whole(tmp_path):
     run(BEYOND + WRITE, tmp_path / "state")
     run(READ, tmp_path / "state", devices=2)
@@ -235,6 +236,7 @@ def test_another_sharding_and_what_is_refused(tmp_path):
     run(BEYOND + LIKE, tmp_path / "state")
 
 
+@pytest.mark.slow
 def test_killed_between_the_arrays_and_their_file(tmp_path):
     run(BEYOND + KILLED, tmp_path / "state", expected=-signal.SIGKILL)
     run(BEYOND + GOING_ON, tmp_path / "state")
