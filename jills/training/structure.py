@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jills.arrays import is_within_reach
 from jills.network import Network
 from jills.training.words import network_in_words, network_of_words
 
@@ -83,12 +82,6 @@ def _of_leaf(value, entry) -> tuple[Leaf, np.ndarray]:
         return Leaf(entry, "keys", str(jax.random.key_impl(value))), np.asarray(jax.random.key_data(value))
     if isinstance(value, Exception):
         return Leaf(entry, "error"), np.asarray(repr(value))
-    if not is_within_reach(value):
-        raise ValueError(
-            f"{entry or 'the tree'} lies in part with other processes; leave it out (a state goes on without "
-            "activations: state._replace(activations=())), or gather it in all of them by "
-            "jax.experimental.multihost_utils.process_allgather(tree, tiled=True)"
-        )
     array = np.asarray(value)
     if array.dtype.hasobject or isinstance(value, np.ma.MaskedArray):
         given = " ".join(f"{type(value).__name__} {value!r}".split())[:80]
