@@ -84,8 +84,10 @@ class NetworkEstimator(BaseEstimator):
         choices, numbers = candidates_of(self.hidden), numbers_of(self.regularization) or ()
         folds = FOLDS if self.folds is None and max(len(choices), len(numbers)) > 1 else self.folds
         if folds is not None and folds > len(rows.weights):
-            told_by = "folds is" if folds == self.folds else "to choose among candidates, folds is"
-            raise ValueError(f"{told_by} {folds}, but there are only {len(rows.weights)} different rows (n_samples)")
+            raise ValueError(
+                f"{'' if self.folds else 'to choose among candidates, '}folds is {folds}, but there are only "
+                f"{len(rows.weights)} different rows (n_samples = {len(X)})"
+            )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if self.warm_start and getattr(self, "hidden_", None) in choices:
             choices = (self.hidden_,)
@@ -204,7 +206,7 @@ class NetworkEstimator(BaseEstimator):
         return self.fitted_.to_numpy()
 
     def to_onnx(self, path: Any, dtype: str = "float32") -> None:
-        """Writes what predicts as a graph of ONNX: the mean, or labels and probabilities; see `fitted_.to_onnx`."""
+        """Writes a graph of ONNX that predicts the mean only, or labels and probabilities; see `fitted_.to_onnx`."""
         check_is_fitted(self)
         self.fitted_.to_onnx(path, dtype)
 

@@ -144,8 +144,8 @@ class Fitted:
         """Writes the networks as a graph of ONNX, which a program without JAX or Python predicts with.
 
         Of the input `inputs`, `(n, d)` in the order of the columns of `fit`, any n, it makes `mean`, what `predict`
-        tells; of classes `labels` and `probabilities`, `(n, number of classes)`. The deviation is not among them: that
-        of evidence takes the curvature, a matrix of all parameters for each member.
+        tells; of classes `labels` and `probabilities`, `(n, number of classes)`. Only the mean is exported: the
+        deviation would want the curvature, a matrix of all parameters for each member.
 
         Args:
             path: the file.
