@@ -18,12 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jills.arrays import is_within_reach
+
 OURS = re.compile(r"(tree|arrays)-(\d+)\b.*")  # those that Orbax has not finished have longer names
 
 
 def is_beyond_reach(leaf: Any) -> bool:
     """Whether it is an array of which this process has some entries only."""
-    return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+    return not is_within_reach(leaf)
 
 
 def taken_out(tree: Any) -> tuple[Any, dict[str, jax.Array]]:

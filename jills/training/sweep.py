@@ -144,7 +144,7 @@ def sweep(
     """
     if mesh is None and (processes.are_several() or processes.is_in_blocks(checkpoint)):
         if records is not None:
-            raise ValueError("records= is for a sweep in one process; here let each process sweep keys of its own")
+            raise ValueError("records= is for one process, and no sweep that several have begun; give each own keys")
         options = {"stop": stop, "metrics": metrics, "batch_size": batch_size, "patience": patience, "compile": compile}
         options |= {"chunk_steps": chunk_steps, "on_chunk": on_chunk, "checkpoint_seconds": checkpoint_seconds}
         again = partial(sweep, algorithm, hparams, problem, num_steps=num_steps, **options)

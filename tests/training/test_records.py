@@ -215,7 +215,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="two metrics have the same name"):
         sweep(records=tmp_path / "new", metrics=clash)
     monkeypatch.setattr(sys.modules["jills.training.processes"], "are_several", lambda: True)
-    with pytest.raises(ValueError, match="records= is for a sweep in one process"):
+    with pytest.raises(ValueError, match="records= is for one process, and no sweep that several have begun"):
         sweep(records=tmp_path / "newer")
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "zarr", None)
