@@ -278,12 +278,17 @@ def test_warm_start_goes_on():
     assert model.loss_curve_[0] <= 1.5 * first
 
 
-def test_warm_start_goes_on_with_the_candidates_taken():
+def test_warm_start_goes_on_with_the_candidates_taken(monkeypatch):
+    sweeps = []
+    swept = training.sweep
+    monkeypatch.setattr(training, "sweep", lambda *args, **kwargs: sweeps.append(1) or swept(*args, **kwargs))
     inputs, targets = table(30)
     options = {"max_steps": 3, "warm_start": True, "hidden": [(), (2,)], "regularization": [1e-3, 0.1], "folds": 2}
     model: Any = NetworkRegressor(**small(options)).fit(inputs, targets)
     first = model.hidden_
+    assert len(sweeps) == 2
     model.fit(inputs, targets)
+    assert len(sweeps) == 3
     assert (model.hidden_, model.n_iter_) == (first, 6)
     assert model._trained_.result.state.step.tolist() == [[6] * 4] * 2
 
