@@ -1,14 +1,18 @@
 """Sweeps that are killed again and again, and what their checkpoints cost.
 
-    python -m experiments.studies.faults [--kills N] [--repeats N] [--seconds S]
+    python -m experiments.studies.faults [--kills N] [--shared N] [--repeats N] [--seconds S]
 
 Sweeps of four algorithms run in processes of their own, with checkpoints as often as they can be, and are killed by
 SIGKILL at random moments until each algorithm has had its share. Every sweep goes on from its checkpoints, and in the
-end its states and records must have the bits of a sweep that nobody disturbed. Then one sweep of a thousand networks is
-timed with checkpoints and without, in alternation.
+end its states and records must have the bits of a sweep that nobody disturbed. Then sweeps that processes of
+`jax.distributed` share: one of three is killed, what is left goes to two, of which one is killed, then to one, and so
+on in turn; told is how long it takes until none of the others is left. Then one sweep of a thousand networks is timed
+with checkpoints and without, in alternation.
 """
 
+import argparse
 import hashlib
+import itertools
 import random
 import signal
 import subprocess
@@ -21,18 +25,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
 import jills
 from experiments.measuring import command_line, whole_sweep
+from experiments.studies.processes import free_port
 from experiments.studies.startup import rows
 
 NETWORK = jills.Network((8, 20, 1), jills.activations.tanh)
 CHUNK_STEPS = 5
 LONGEST = 3.0  # seconds from the start of a sweep to its end by a kill
-RATES = [0.003, 0.01, 0.03]
+SHARED, COUNTS = "Gauss-Newton", (3, 2, 1)  # what processes share, and how many they are in turn
+HEARTBEAT = 10  # seconds after which a process that is silent counts as dead
+
+
+def column(*numbers: float) -> Any:
+    """By NumPy: processes must meet before JAX makes an array."""
+    return np.array(numbers, np.float32)
 
 
 class Case(NamedTuple):
@@ -45,10 +55,10 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "Adam": Case(jills.adam.build(NETWORK), jills.adam.Hparams(jnp.array(RATES)), 40, 1000),
-    "ILLS": Case(jills.ills.build(NETWORK), jills.ills.Hparams(jnp.array([0.1, 0.3, 0.5]), 1e-3), 4, 100),
+    "Adam": Case(jills.adam.build(NETWORK), jills.adam.Hparams(column(0.003, 0.01, 0.03)), 40, 1000),
+    "ILLS": Case(jills.ills.build(NETWORK), jills.ills.Hparams(column(0.1, 0.3, 0.5), 1e-3), 4, 100),
     "Gauss-Newton": Case(
-        jills.gauss_newton.build(NETWORK), jills.gauss_newton.Hparams(weight_decay=jnp.array([1e-4, 1e-3])), 20, 100
+        jills.gauss_newton.build(NETWORK), jills.gauss_newton.Hparams(weight_decay=column(1e-4, 1e-3)), 20, 100
     ),
     "evidence": Case(jills.evidence.build(NETWORK), jills.evidence.Hparams(), 40, 100),
 }
@@ -58,23 +68,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: prints the tables."""
     parser = command_line("studies.faults", __doc__)
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="of all sweeps together (default: 50)")
+    parser.add_argument("--shared", type=int, default=12, metavar="N", help="kills of sharing processes (default: 12)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="sweeps timed of each (default: 3)")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="between checkpoints (default: 10)")
     parser.add_argument("--steps", type=int, default=2000, metavar="N", help="of the sweep timed (default: 2000)")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "FOLDER"), help="train this one in this process")
+    parser.add_argument("--place", nargs=3, metavar=("INDEX", "COUNT", "ADDRESS"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
-        train(*options.one)
+        name, folder = options.one
+        train(name, folder, options.place)
         return 0
     told = survived(options.kills)
     print(told.to_string(index=False))
+    together = shared(options.shared)
+    print(together.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
+    told = pd.concat([told, together])
     cost = overhead(options.steps, options.repeats, options.seconds)
     print(cost.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
     return 0 if list(told["same bits"]) == list(told["sweeps"]) else 1
 
 
-def train(name: str, folder: str) -> None:
-    """Prints each step that is reached, and a digest of all bits in the end; no folder: without checkpoints."""
+def train(name: str, folder: str, place: Sequence[str] | None = None) -> None:
+    """Prints each step that is reached, and a digest of all bits in the end; no folder: without checkpoints.
+
+    Args:
+        name: of a case.
+        folder: for checkpoints.
+        place: index, count and address, of one of several processes.
+    """
+    if place and int(place[1]) > 1:
+        index, count, address = place
+        jax.distributed.initialize(address, int(count), int(index), heartbeat_timeout_seconds=HEARTBEAT)
     jills.enable_compilation_cache(Path(tempfile.gettempdir()) / "jills-faults")
     case = CASES[name]
     inputs, targets = rows(500)
@@ -149,6 +174,56 @@ def _survived(name, kills):
         row["steps"] += reached
         row["same bits"] += bits == undisturbed
     return row
+
+
+def shared(kills: int) -> pd.DataFrame:
+    """Kills processes that share a sweep, one at a time and the others with it, until there were as many kills."""
+    random.seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed, _ = together(COUNTS[0], folder)
+    row = {"processes": "in turn " + ", ".join(map(str, COUNTS)), "sweeps": 0, "kills": 0, "of process 0": 0}
+    row |= {"longest wait, s": 0.0, "same bits": 0}
+    while row["kills"] < kills:
+        with tempfile.TemporaryDirectory() as folder:
+            for count in itertools.cycle(COUNTS):
+                victim = random.randrange(count) if row["kills"] < kills else None
+                bits, seconds = together(count, folder, victim)
+                if bits:
+                    break
+                row["kills"] += 1
+                row["of process 0"] += count > 1 and victim == 0
+                row["longest wait, s"] = max(row["longest wait, s"], seconds)
+        row["sweeps"] += 1
+        row["same bits"] += bits == undisturbed
+    return pd.DataFrame([row])
+
+
+def together(count: int, folder: str, victim: int | None = None) -> tuple[str, float]:
+    """Shares a sweep, and kills one of its processes at a random moment of its training; None: none.
+
+    Returns:
+        The bits that all have told, empty where one was killed; and the seconds from then until none was left.
+    """
+    command = [sys.executable, "-m", "experiments.studies.faults", "--one", SHARED, folder, "--place"]
+    address = f"localhost:{free_port()}"
+    children = [
+        subprocess.Popen([*command, str(index), str(count), address], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for index in range(count)
+    ]
+    if victim is not None:
+        killed = children[victim]
+        if killed.stdout:
+            killed.stdout.readline()
+        time.sleep(random.uniform(0, LONGEST))
+        killed.send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    told = [child.communicate(timeout=600) for child in children]
+    if all(child.returncode == 0 for child in children):
+        bits = {lines.split()[-1].decode() for lines, _ in told}
+        return bits.pop() if len(bits) == 1 else "they differ", 0.0
+    if victim is None or children[victim].returncode != -signal.SIGKILL:
+        raise RuntimeError("\n".join(errors[-2000:].decode() for _, errors in told))
+    return "", time.monotonic() - began
 
 
 def overhead(num_steps: int, repeats: int, seconds: float, members: int = 1000) -> pd.DataFrame:
