@@ -141,6 +141,8 @@ def sweep(
         OSError: `checkpoint` cannot be written, or another sweep is writing there; told before steps are compiled.
         MemoryError: state and info of all members, or with them the work of a step, would not fit; told before
             anything is compiled.
+        RuntimeError: of several processes, another has failed or is not there any more. All end, none waits for ever
+            (see `jills.training.processes`), and the same call goes on from `checkpoint`, in any number of processes.
     """
     if mesh is None and (processes.are_several() or processes.is_in_blocks(checkpoint)):
         if records is not None:
