@@ -1,4 +1,4 @@
-"""Gauss–Newton on a full batch: blocks from the top down, each with a line search and its own damping."""
+"""Gauss–Newton on a full batch: all layers by quasi-Newton, or blocks from the top down; each with its own damping."""
 
 import math
 from dataclasses import dataclass
@@ -6,20 +6,19 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jills import linearization, results
 from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative
-from jills.gauss_newton.damping import LARGEST_DAMPING, Damping, follow, undisturbed
+from jills.gauss_newton.damping import LARGEST_DAMPING, Damping, after_trials, follow, undisturbed
 from jills.gauss_newton.gradients import gradients
 from jills.gauss_newton.line_search import Position, backtrack
 from jills.gauss_newton.model import Model, Objective, has_units, is_quadratic
+from jills.gauss_newton.quasi_newton import Pairs, descend
 from jills.gauss_newton.rows import Rows, size_of
 from jills.gauss_newton.solve import Automatic, propose
 from jills.gauss_newton.start import fitted, lower
 from jills.hparams import Limit, by_keyword
-from jills.linalg import add
 from jills.linearization import Block
 from jills.transformations import exported
 from jills.types import Batch, Info, Params, State
@@ -47,8 +46,8 @@ class Detail(NamedTuple):
     gradient_norm: float | jax.Array = math.nan  # () of loss plus decay, at the parameters received
     objective: float | jax.Array = math.nan  # () loss + ½ δ ‖θ‖², of the parameters received
     damping: float | jax.Array = math.nan  # () the largest λ of all blocks, in this step
-    accepted: int | jax.Array = 0  # () int32, blocks whose step was kept
-    products: int | jax.Array = 0  # () int32, conjugate-gradient products in all blocks
+    accepted: int | jax.Array = 0  # () int32, blocks whose step was kept, and quasi-Newton trials that were
+    products: int | jax.Array = 0  # () int32, conjugate-gradient products in all blocks, and quasi-Newton trials
     relative_gradient: float | jax.Array = math.nan  # () in [0, 1], see `gradients`; 0 at a minimum
 
 
@@ -60,7 +59,23 @@ class Inner(NamedTuple):
     """What is kept between steps."""
 
     damping: Damping  # of each block
-    last_change: Any  # of all layers at once, like params; () where no block holds them all
+    last_change: Any  # of all layers at once, like params; () where no conjugate gradients change them all
+    pairs: Any  # `Pairs` of quasi-Newton; () without
+
+
+class _Visit(NamedTuple):
+    """What a step knows after some of its blocks."""
+
+    position: Position
+    inner: Inner
+    preconditioners: Any = None
+    accepted: int | jax.Array = 0  # () int32
+    products: int | jax.Array = 0  # () int32
+
+    def after(self, position, inner, accepted, products):
+        """After one block more."""
+        accepted = self.accepted + accepted.astype(jnp.int32)
+        return self._replace(position=position, inner=inner, accepted=accepted, products=self.products + products)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +92,22 @@ class FullBatch(Algorithm):
 
     def start(self, params: Params) -> Inner:
         """Damping at its start, for every block."""
-        zeros = jax.tree.map(jnp.zeros_like, params) if self._ends_with_all_layers else ()
-        return Inner(undisturbed(len(self.blocks), params[0].weight.dtype), zeros)
+        dtype, last_change, pairs = params[0].weight.dtype, (), ()
+        if self._quasi_newton is not None:
+            pairs = Pairs.none(self._quasi_newton.pairs, self.network.num_params, dtype)
+        elif self._ends_with_all_layers:
+            last_change = jax.tree.map(jnp.zeros_like, params)
+        return Inner(undisturbed(len(self.blocks), dtype), last_change, pairs)
 
     @property
     def _ends_with_all_layers(self):
         return self.blocks[-1] == (0, self.network.num_layers - 1)
+
+    @property
+    def _quasi_newton(self):
+        """How the last block is lowered, where it is so; else None."""
+        solver = self.linear_solver
+        return solver.quasi_newton if solver.is_quasi_newton(self.network, self.blocks[-1]) else None
 
     def precompute(self, batch: Batch) -> Rows:
         """The inputs centred and scaled, their second moment, and the unit of the targets, once for all steps."""
@@ -94,49 +119,67 @@ class FullBatch(Algorithm):
         """Every block in turn; the line searches know the loss of the new parameters already."""
         objective = Objective.of(self.network, self.loss, batch, hparams.weight_decay)
         start = Position.of(objective, objective.in_units(linearization.stack(state.params)))
-        position = fitted(objective, start, state.step)
-        lambdas, last_change = hparams.damping * state.inner.damping.factor, state.inner.last_change
-        preconditioners, proposals, shares, gains = None, [], [], []
-        for index, block in enumerate(self.blocks):
-            if self.linear_solver.is_preconditioned(objective, block) and preconditioners is None:
-                preconditioners = self._preconditioners(objective, position, lambdas)
-            warm = self._warm(objective, index)
-            guess = list(objective.in_units(linearization.stack(last_change))) if warm else None
-            model = Model.of(objective, block, position.matrices, position.current)
-            proposal = propose(self.linear_solver, model, lambdas[index], preconditioners, guess)
-            share, new = backtrack(objective, block, position, proposal.change)
-            if warm:
-                taken = [jnp.where(share > 0, part, jnp.zeros_like(part)) for part in proposal.change]
-                last_change = linearization.split(objective.out_of_units(taken))
-            proposals.append(proposal)
-            shares.append(share)
-            promised = jnp.where(proposal.decrease > 0, proposal.decrease, 1.0)
-            gains.append((position.value - new.value) / promised)
-            position = new
-        kept, position = lower(start, position)
-        share, gain = jnp.stack(shares), jnp.stack(gains)
-        # A block that is solved exactly has no use for λ.
-        free = np.array([not objective.is_quadratic(block) for block in self.blocks])
-        inner = Inner(follow(state.inner.damping, free, share, gain, hparams.damping), last_change)
+        lambdas = hparams.damping * state.inner.damping.factor
+        visit = _Visit(fitted(objective, start, state.step), state.inner)
+        for index in range(len(self.blocks)):
+            if self._quasi_newton is not None and index == len(self.blocks) - 1:
+                visit = self._descended(self._quasi_newton, hparams, objective, lambdas, visit, index)
+            else:
+                visit = self._solved(hparams, objective, lambdas, visit, index)
+        kept, position = lower(start, visit.position)
         gradient_norm, relative_gradient = gradients(objective, start.matrices, start.current)
         detail = Detail(
             gradient_norm=gradient_norm,
             objective=objective.true(start.value),
             damping=jnp.max(lambdas),
-            accepted=jnp.sum(kept & (share > 0), dtype=jnp.int32),  # a sum of int32 is int64 where 64 bits are on
-            products=add([proposal.products for proposal in proposals]),
+            accepted=jnp.where(kept, visit.accepted, 0),
+            products=visit.products,
             relative_gradient=relative_gradient,
         )
         params = linearization.split(objective.out_of_units(position.matrices))
-        return state._replace(params=params, inner=inner, loss=objective.true(position.loss)), detail
+        return state._replace(params=params, inner=visit.inner, loss=objective.true(position.loss)), detail
+
+    def _solved(self, hparams, objective, lambdas, visit, index):
+        """After a block's damped model was solved."""
+        block, inner, position = self.blocks[index], visit.inner, visit.position
+        visit = self._preconditioned(objective, lambdas, visit, block)
+        warm = self._warm(objective, index)
+        guess = list(objective.in_units(linearization.stack(inner.last_change))) if warm else None
+        model = Model.of(objective, block, position.matrices, position.current)
+        proposal = propose(self.linear_solver, model, lambdas[index], visit.preconditioners, guess)
+        share, new = backtrack(objective, block, position, proposal.change)
+        if warm:
+            taken = [jnp.where(share > 0, part, jnp.zeros_like(part)) for part in proposal.change]
+            inner = inner._replace(last_change=linearization.split(objective.out_of_units(taken)))
+        if not objective.is_quadratic(block):  # what is solved exactly has no use for λ
+            promised = jnp.where(proposal.decrease > 0, proposal.decrease, 1.0)
+            gain = (position.value - new.value) / promised
+            damping = inner.damping.at(index, follow(inner.damping.of(index), share, gain, hparams.damping))
+            inner = inner._replace(damping=damping)
+        return visit.after(new, inner, share > 0, proposal.products)
+
+    def _descended(self, method, hparams, objective, lambdas, visit, index):
+        """After the quasi-Newton iterations of all layers."""
+        visit = self._preconditioned(objective, lambdas, visit, self.blocks[index])
+        inner = visit.inner
+        found = descend(method, objective, visit.position, visit.preconditioners, inner.pairs)
+        damping = after_trials(inner.damping.of(index), found.refused, found.stuck, hparams.damping)
+        inner = inner._replace(pairs=found.pairs, damping=inner.damping.at(index, damping))
+        return visit.after(found.position, inner, found.taken, found.taken + found.refused)
 
     def _warm(self, objective, index):
         """Whether a block's conjugate gradients start from the last step's direction: that of all layers, the last."""
         last = index == len(self.blocks) - 1
         return last and self._ends_with_all_layers and not self.linear_solver.is_dense(objective, self.blocks[index])
 
+    def _preconditioned(self, objective, lambdas, visit, block):
+        """With preconditioners, from the first block on that wants them."""
+        if visit.preconditioners is not None or not self.linear_solver.is_preconditioned(objective, block):
+            return visit
+        return visit._replace(preconditioners=self._preconditioners(objective, visit.position, lambdas))
+
     def _preconditioners(self, objective, position, lambdas):
-        """Of all layers that conjugate gradients change in this step, each for λ of its last such block."""
+        """Of all layers that need them in this step, each for λ of its last such block."""
         chosen = {}
         for index, (first, last) in enumerate(self.blocks):
             if self.linear_solver.is_preconditioned(objective, (first, last)):

@@ -12,19 +12,22 @@ from jills.gauss_newton import iterative
 from jills.gauss_newton.dense import MOST_ENTRIES, MOST_PER_ROW, Dense
 from jills.gauss_newton.iterative import Preconditioners
 from jills.gauss_newton.model import Model, Objective
+from jills.gauss_newton.quasi_newton import QuasiNewton
 from jills.linalg import Vector
 from jills.linearization import Block
+from jills.network import Network
 from jills.solvers import Solver
 
 
 @dataclass(frozen=True)
 class Automatic:
-    """Small blocks by a dense matrix, others by conjugate gradients.
+    """Small blocks by a dense matrix, all layers of a larger network by quasi-Newton, others by conjugate gradients.
 
     Attributes:
         dense: of blocks with at most `limit` parameters, and at most 2²⁴ entries of their Jacobian, 2¹¹ a row.
         iterative: of larger blocks, by products: no matrix of `p × p` is formed.
         limit: the most parameters of a dense block; inf: every block is dense, however large.
+        quasi_newton: of the block of all layers, where it is larger; None: conjugate gradients as for any other.
 
     Raises:
         ValueError: a negative limit.
@@ -33,6 +36,7 @@ class Automatic:
     dense: Dense = field(default_factory=Dense)
     iterative: ConjugateGradients = field(default_factory=ConjugateGradients)
     limit: float = 100
+    quasi_newton: QuasiNewton | None = field(default_factory=QuasiNewton)
 
     def __post_init__(self):
         if not self.limit >= 0:
@@ -46,6 +50,11 @@ class Automatic:
         per_row = objective.network.sizes[-1] * params
         small = per_row <= MOST_PER_ROW and objective.rows.inputs.shape[0] * per_row <= MOST_ENTRIES
         return params <= self.limit and (small or math.isinf(self.limit))
+
+    def is_quasi_newton(self, network: Network, block: Block) -> bool:
+        """Whether a block is lowered by quasi-Newton iterations: that of all layers, with hidden ones among them."""
+        large = network.num_params > self.limit
+        return self.quasi_newton is not None and block == (0, network.num_layers - 1) != (0, 0) and large
 
     def is_preconditioned(self, objective: Objective, block: Block) -> bool:
         """Whether conjugate gradients solve a block with preconditioners that steps or blocks may share."""
@@ -65,11 +74,11 @@ def as_automatic(linear_solver: LinearSolver) -> Automatic:
         case Automatic():
             return linear_solver
         case ConjugateGradients():
-            return Automatic(iterative=linear_solver, limit=0)
+            return Automatic(iterative=linear_solver, limit=0, quasi_newton=None)
         case Dense():
-            return Automatic(dense=linear_solver, limit=math.inf)
+            return Automatic(dense=linear_solver, limit=math.inf, quasi_newton=None)
         case Solver():
-            return Automatic(dense=Dense(linear_solver), limit=math.inf)
+            return Automatic(dense=Dense(linear_solver), limit=math.inf, quasi_newton=None)
     raise ValueError(
         f"gauss_newton: linear_solver is {linear_solver!r}, but must be gauss_newton.Automatic(…), "
         "gauss_newton.Dense(), jills.ConjugateGradients(…) or one of jills.solvers"

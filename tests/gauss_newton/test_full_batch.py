@@ -530,7 +530,7 @@ def test_linear_solvers_of_other_kinds_are_refused():
 
 def test_one_solver_for_all_blocks_is_the_automatic_one_at_its_limits():
     method = jills.ConjugateGradients(7, 0.1)
-    automatic = gauss_newton.Automatic(iterative=method, limit=0)
+    automatic = gauss_newton.Automatic(iterative=method, limit=0, quasi_newton=None)
     assert gauss_newton.build(NETWORK, linear_solver=method) == gauss_newton.build(NETWORK, linear_solver=automatic)
     rows = gauss_newton.build(NETWORK, linear_solver=jills.solvers.qr)
     assert rows == gauss_newton.build(NETWORK, linear_solver=gauss_newton.Dense(jills.solvers.qr))
