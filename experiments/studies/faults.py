@@ -210,16 +210,17 @@ def together(count: int, folder: str, victim: int | None = None) -> tuple[str, f
         subprocess.Popen([*command, str(index), str(count), address], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for index in range(count)
     ]
+    first = b""
     if victim is not None:
         killed = children[victim]
         if killed.stdout:
-            killed.stdout.readline()
+            first = killed.stdout.readline()  # which is its last where the others have done all blocks
         time.sleep(random.uniform(0, LONGEST))
         killed.send_signal(signal.SIGKILL)
     began = time.monotonic()
     told = [child.communicate(timeout=600) for child in children]
     if all(child.returncode == 0 for child in children):
-        bits = {lines.split()[-1].decode() for lines, _ in told}
+        bits = {(first + lines).split()[-1].decode() for lines, _ in told}
         return bits.pop() if len(bits) == 1 else "they differ", 0.0
     if victim is None or children[victim].returncode != -signal.SIGKILL:
         raise RuntimeError("\n".join(errors[-2000:].decode() for _, errors in told))
