@@ -50,7 +50,7 @@ LAYERS = [
     {"types", "activations", "arrays", "linalg"},
     {"compilation"},
     {"network", "batches", "hparams", "states", "contents", "predictions"},
-    {"losses", "solvers", "conjugate_gradients", "results", "functions", "linearization"},
+    {"losses", "solvers", "conjugate_gradients", "quasi_newton", "results", "functions", "linearization"},
     {"checks", "targets"},
     {"algorithm"},
     {"ills", "gauss_newton", "adam"},

@@ -1,4 +1,4 @@
-"""The algorithm: Gauss–Newton steps on the objective of the present α and β, which are updated after each."""
+"""The algorithm: steps on the objective of the present α and β, which are updated after each."""
 
 import math
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from jills.transformations import cond, exported
 from jills.types import Batch, Info, Params, State
 
 FIRST_UPDATE = 2  # steps before α and β are moved
+BEGINNING = 6  # steps in which they are on their way from where they start
 TOGETHER = 12  # steps in which all groups share one α: until then weights say little of what an input is good for
 DAMPINGS, GROW, SHRINK = (1e-6, 1e3), 16.0, 0.25  # λ after a step that was not taken, and after one that was
 LESS = 0.01  # of α, at the second start
@@ -161,7 +162,10 @@ class Evidence(Algorithm):
         )
 
     def _advanced(self, hparams, course, params, rows, drawn):
-        """A step for the present α and β; the next ones come from the same curvature, at the parameters received."""
+        """A step for the present α and β; the next ones come from the curvature at its start, and from where it ends.
+
+        Where H has blocks only, a step does not reach the minimum; there they come from the parameters received.
+        """
         objective, alpha = self.objective(hparams, course, rows)
         as_given, pairs = (
             drawn & (course.steps == 0),
@@ -171,11 +175,11 @@ class Evidence(Algorithm):
         current = objective.forward(matrices)
         start = Point(matrices, objective.value(matrices, current))
         factored = objective.factor(objective.statistics(matrices), course.damping)
-        end = descend(objective, start, factored)
+        end = descend(objective, start, factored, course.steps < BEGINNING)
         taken = end.value < start.value
         theta = flatten(matrices)
-        if self.network.num_layers == 1:
-            # A step ends at the minimum. By the parameters before it, α may swing from one to another for ever.
+        if factored.is_whole or self.network.num_layers == 1:
+            # A step ends near the minimum. By the parameters before it, α may swing from one value to another for ever.
             theta, current = flatten(end.matrices), objective.forward(end.matrices)
         energies = objective.likelihood.energies(current.prediction)
         together = course.steps < (TOGETHER if alpha.shape[0] > 1 else 0)

@@ -1,9 +1,11 @@
-"""Down the objective from where H was factored: a Gauss–Newton step, and some more with the same factor.
+"""Down the objective from where H was factored: quasi-Newton iterations that begin with that factor.
 
-    θ ← θ − t H⁻¹ g(θ),   t the first of 1, ¼, … that lowers S;   then the output layer solved
+    θ ← θ − t B g(θ),   t the first of 1, ¼, … that lowers S;   then the output layer solved
 
-H holds the prior's α, so no damping is needed where steps succeed. To factor H costs as much as dozens of gradients:
-steps with the H of a point near by (Shamanskii 1967) go twice as far in the same time.
+`B` is H⁻¹ corrected by the pairs seen since (`jills.quasi_newton`). H holds the prior's α, so no damping is needed
+where steps succeed. To factor H costs as much as dozens of gradients, and it leaves out the curvature of the network
+times the residuals, which pairs see: ten steps with one factor bring more than two factors with three steps each. Where
+H has blocks only, three steps by conjugate gradients, which know what lies between them.
 """
 
 from typing import NamedTuple
@@ -15,11 +17,12 @@ from jax import lax
 from jills.conjugate_gradients import ConjugateGradients
 from jills.evidence.factors import Posterior
 from jills.evidence.objective import Objective
-from jills.linalg import unflatten
+from jills.linalg import flatten, unflatten
+from jills.quasi_newton import Pairs
 from jills.transformations import alike
 
-STEPS = 3  # with one factor
-PRODUCTS, TOLERANCE = 20, 0.1  # of conjugate gradients
+STEPS, EARLY, PAIRS = 10, 3, 8  # iterations with one factor, at first, and how many of them are remembered
+STEPS_OF_BLOCKS, PRODUCTS, TOLERANCE = 3, 20, 0.1  # of conjugate gradients
 TRIALS = 6  # the whole step, a quarter, a sixteenth, …
 
 
@@ -30,34 +33,73 @@ class Point(NamedTuple):
     value: jax.Array  # () S
 
 
-def descend(objective: Objective, start: Point, factored: Posterior) -> Point:
-    """The lowest point that was found; the start, bit for bit, where none is lower."""
+class _Carry(NamedTuple):
+    """Of the loop over steps."""
+
+    point: Point
+    gradient: jax.Array  # (p,) there
+    pairs: Pairs
+    count: jax.Array
+    failed: jax.Array  # () bool, whether no share of the last direction was lower
+
+
+def descend(objective: Objective, start: Point, factored: Posterior, early: jax.Array) -> Point:
+    """The lowest point that was found; the start, bit for bit, where none is lower.
+
+    Args:
+        objective: S.
+        start: where H was factored.
+        factored: H.
+        early: `()` bool, whether α has just begun to move. A few iterations, then: at the minimum under the prior of a
+            start all hidden units are alike, a saddle that only rounding leaves again.
+    """
+    if not factored.is_whole:
+        return _by_products(objective, start, factored)
+    return _by_pairs(objective, start, factored, jnp.where(early, EARLY, STEPS))
+
+
+def _by_products(objective, start, factored):
+    """Each direction by conjugate gradients, with the blocks of H as preconditioner."""
 
     def going(carry):
         count, failed, _ = carry
-        return (count < STEPS) & ~failed
+        return (count < STEPS_OF_BLOCKS) & ~failed
 
     def step(carry):
         count, _, point = carry
-        new = _lowered(objective, point, _direction(objective, point, factored))
+        current = objective.forward(point.matrices)
+        found = ConjugateGradients(PRODUCTS, TOLERANCE).solve(
+            lambda change: [objective.product(point.matrices, current, change[0])],
+            [-objective.gradient(point.matrices, current)],
+            lambda residual: [factored.solve(residual[0])],
+        )
+        new = _lowered(objective, point, found.x[0])
         return count + 1, ~(new.value < point.value), new
 
     begin = alike((jnp.zeros((), jnp.int32), jnp.zeros((), bool), start), factored, objective.rows)
     return lax.while_loop(going, step, begin)[2]
 
 
-def _direction(objective, point, factored):
-    """`−H⁻¹ g`: at once where H is whole, else by conjugate gradients with its blocks as preconditioner."""
-    current = objective.forward(point.matrices)
-    gradient = objective.gradient(point.matrices, current)
-    if factored.is_whole:
-        return -factored.solve(gradient)
-    found = ConjugateGradients(PRODUCTS, TOLERANCE).solve(
-        lambda change: [objective.product(point.matrices, current, change[0])],
-        [-gradient],
-        lambda residual: [factored.solve(residual[0])],
-    )
-    return found.x[0]
+def _by_pairs(objective, start, factored, most):
+    """Each direction by H⁻¹ and what was seen since."""
+
+    def gradient_at(point):
+        return objective.gradient(point.matrices, objective.forward(point.matrices))
+
+    def going(carry):
+        return (carry.count < most) & ~carry.failed
+
+    def step(carry):
+        new = _lowered(objective, carry.point, carry.pairs.direction(carry.gradient, factored.solve))
+        lower, gradient = new.value < carry.point.value, gradient_at(new)
+        rise, change = gradient - carry.gradient, flatten(new.matrices) - flatten(carry.point.matrices)
+        pairs = carry.pairs.with_pair(lower, change, rise)
+        return _Carry(new, gradient, pairs, carry.count + 1, ~lower)
+
+    gradient = gradient_at(start)
+    pairs = Pairs.none(PAIRS, gradient.size, gradient.dtype)
+    begin = _Carry(start, gradient, pairs, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+    return lax.while_loop(going, step, alike(begin, factored, objective.rows)).point
 
 
 def _lowered(objective, start, change):

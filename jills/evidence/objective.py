@@ -151,10 +151,14 @@ class Objective(NamedTuple):
         return self._gathered(matrices, current, curved) + self.alpha * change
 
     def settled(self, matrices: Sequence[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
-        """θ with the output layer that minimises S for the others, where S is quadratic in it; and S there."""
+        """θ with the output layer that minimises S for the others, where S is quadratic in it; and S there.
+
+        What rounding makes of that layer, where hidden units are almost collinear, may be no minimum: θ as it is, then.
+        """
         current = self.forward(matrices)
+        given = self.value(matrices, current)
         if not self.is_quadratic:
-            return list(matrices), self.value(matrices, current)
+            return list(matrices), given
         below = current.below[-1]
         weighed = below * self.rows.omega[None, :]
         gram, right = matmul(weighed, below.T), matmul(weighed, self.rows.scaled_targets.T)
@@ -168,5 +172,6 @@ class Objective(NamedTuple):
 
         beta = jnp.broadcast_to(self.beta, (right.shape[1],))
         last = jax.vmap(solve, in_axes=(1, 0, 1), out_axes=1)(alpha, beta, right)
-        new = [*matrices[:-1], last]
-        return new, self.value(new, current._replace(prediction=matmul(last.T, below)))
+        value = self.value([*matrices[:-1], last], current._replace(prediction=matmul(last.T, below)))
+        lower = value < given
+        return [*matrices[:-1], jnp.where(lower, last, matrices[-1])], jnp.where(lower, value, given)

@@ -14,12 +14,13 @@ from jills.gauss_newton.damping import LARGEST_DAMPING, Damping, after_trials, f
 from jills.gauss_newton.gradients import gradients
 from jills.gauss_newton.line_search import Position, backtrack
 from jills.gauss_newton.model import Model, Objective, has_units, is_quadratic
-from jills.gauss_newton.quasi_newton import Pairs, descend
+from jills.gauss_newton.quasi_newton import descend
 from jills.gauss_newton.rows import Rows, size_of
 from jills.gauss_newton.solve import Automatic, propose
 from jills.gauss_newton.start import fitted, lower
 from jills.hparams import Limit, by_keyword
 from jills.linearization import Block
+from jills.quasi_newton import Pairs
 from jills.transformations import exported
 from jills.types import Batch, Info, Params, State
 

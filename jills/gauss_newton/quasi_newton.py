@@ -1,12 +1,12 @@
 """All layers at once, by quasi-Newton iterations on the objective itself: limited memory over the Kronecker factors.
 
     θ ← θ + Δ,   Δ = −H g, or 0.3, 0.09, … of it, until the objective falls by a tenth of what its slope promises
-    H = γ P  corrected by the last pairs  s = change of θ,  y = change of g     (L-BFGS, Nocedal 1980)
 
-with `P` the inverse of the Kronecker factors of the Gauss–Newton matrix, damped by λ (`kronecker`), and of the last
-pair `γ = sᵀy / yᵀPy`. An iteration costs about as much as a product of conjugate gradients with that matrix, but moves
-the parameters, where products are spent on a linear model that one step leaves behind; and pairs see what the matrix
-leaves out, the curvature of the network times the residuals, which on noisy data never vanish.
+with `H` of `jills.quasi_newton`, from the inverse of the Kronecker factors of the Gauss–Newton matrix, damped by λ
+(`kronecker`), and the last pairs, which are kept from step to step. An iteration costs about as much as a product of
+conjugate gradients with that matrix, but moves the parameters, where products are spent on a linear model that one step
+leaves behind; and pairs see what the matrix leaves out, the curvature of the network times the residuals, which on
+noisy data never vanish.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,13 @@ from jills import linearization
 from jills.gauss_newton.iterative import Preconditioners
 from jills.gauss_newton.line_search import Position
 from jills.gauss_newton.model import Model, Objective
-from jills.linalg import flatten, positive, unflatten
-from jills.transformations import exported
+from jills.linalg import flatten, unflatten
+from jills.quasi_newton import Pairs
 
 # Of the decrease that the slope promises (Armijo); a quadratic's minimum gives one half of it. Less would let the first
 # changes, which no pair corrects yet, go so far beyond that units stay saturated.
 ENOUGH = 0.1
 SHORTER, TRIALS = 0.3, 5  # a trial that does not lower the objective is followed by one of this share, so often
-CURVED = 1e-4  # the least cosine of the angle between s and y of a pair that is kept
 
 
 @dataclass(frozen=True)
@@ -47,60 +46,6 @@ class QuasiNewton:
             raise ValueError(
                 f"QuasiNewton: trials is {self.trials} and pairs {self.pairs}, but both must be at least 1"
             )
-
-
-@exported
-class Pairs(NamedTuple):
-    """What is remembered of m changes of p parameters, the latest last; in scaled parameters Δ'."""
-
-    changes: jax.Array  # (m, p) s
-    rises: jax.Array  # (m, p) y, of the gradient
-    inverse: jax.Array  # (m,) 1 / sᵀy; zero where there is none yet
-    scale: jax.Array  # () γ
-
-    @classmethod
-    def none(cls, pairs: int, num_params: int, dtype) -> "Pairs":
-        """Of nothing seen yet."""
-        zeros = jnp.zeros((pairs, num_params), dtype)
-        return cls(zeros, zeros, jnp.zeros(pairs, dtype), jnp.ones((), dtype))
-
-    def forgotten(self, where: jax.Array) -> "Pairs":
-        """Without any pair, where `()` bool."""
-        inverse = jnp.where(where, jnp.zeros_like(self.inverse), self.inverse)
-        return self._replace(inverse=inverse, scale=jnp.where(where, jnp.ones_like(self.scale), self.scale))
-
-    def with_pair(self, where: jax.Array, change: jax.Array, rise: jax.Array, preconditioned: jax.Array) -> "Pairs":
-        """With one more pair s and y, and `P y`, where `()` bool and where the curvature between them is positive."""
-        curvature, size = jnp.vdot(change, rise), jnp.vdot(rise, preconditioned)
-        least = CURVED * jnp.linalg.norm(change) * jnp.linalg.norm(rise)
-        where = where & (curvature > least) & (size > 0) & jnp.isfinite(size)
-
-        def pushed(old, new):
-            return jnp.where(where, jnp.concatenate([old[1:], new[None]]), old)
-
-        return Pairs(
-            pushed(self.changes, change),
-            pushed(self.rises, rise),
-            pushed(self.inverse, 1 / positive(curvature)),
-            jnp.where(where, curvature / positive(size), self.scale),
-        )
-
-    def direction(self, gradient: jax.Array, precondition) -> jax.Array:
-        """`−H g`, by the two loops of Nocedal 1980; the pairs need not be known when the program is made."""
-        last = self.inverse.shape[0] - 1
-
-        def backwards(count, carry):
-            rest, shares = carry
-            index = last - count
-            share = self.inverse[index] * jnp.vdot(self.changes[index], rest)
-            return rest - share * self.rises[index], shares.at[index].set(share)
-
-        def forwards(index, found):
-            share = shares[index] - self.inverse[index] * jnp.vdot(self.rises[index], found)
-            return found + share * self.changes[index]
-
-        rest, shares = lax.fori_loop(0, last + 1, backwards, (gradient, jnp.zeros_like(self.inverse)))
-        return -lax.fori_loop(0, last + 1, forwards, self.scale * precondition(rest))
 
 
 class Descent(NamedTuple):

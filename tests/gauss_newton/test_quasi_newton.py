@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import jills
 from jills import activations, gauss_newton, losses
-from jills.gauss_newton.quasi_newton import Pairs
+from jills.quasi_newton import Pairs
 
 NETWORK = jills.Network((3, 23, 2), activations.tanh)  # 140 parameters: more than are solved as a matrix
 ALGORITHM = gauss_newton.build(NETWORK)
