@@ -1,11 +1,11 @@
 """Networks that choose their own regularisation: MacKay's evidence framework, for thousands of them at once.
 
 The data are `y = f(x; θ) + ε` with noise of variance 1/β, and parameters of group g have the prior N(0, 1/α_g). A
-step lowers the objective of the present α and β by Gauss–Newton, and moves both to where the curvature of that same
-step says that the data are likeliest:
+step lowers the objective of the present α and β by quasi-Newton iterations that begin with the Gauss–Newton matrix, and
+moves both to where the curvature of that same step says that the data are likeliest:
 
     S(θ) = Σ β e + ½ Σ_g α_g ‖θ_g‖²,   H = G + diag(α),   G = Σ_n J_nᵀ Λ_n J_n
-    θ ← θ − t H⁻¹ ∂S/∂θ, three times with one H, the output layer solved exactly in between
+    θ ← θ − t B ∂S/∂θ, ten times with one H (B: H⁻¹ and the pairs seen since), the output layer solved in between
     γ_g = Σ_(i in g) (1 − α_g H⁻¹_ii),   α_g ← γ_g / ‖θ_g‖²,   β ← τ (N − γ) / 2 Σ e,   τ = 1 − γ_hidden / N
     log evidence = −S − ½ log det H + ½ Σ_g p_g log α_g − N Σ log Z(β)
 
@@ -22,22 +22,26 @@ it besides, so training takes the noise for larger than it is, by 1/τ; without 
 Several groups share one α for twelve steps, and none lies below the common one after: a group may be held more
 than the whole, never less. (Pruned from the start, columns are lost before the network knows what they are good for.)
 
+**The beginning.** At the minimum under the prior of a start all hidden units are alike, and what tells them apart again
+is rounding. So the first six steps take three iterations each, and α and β move from the third step on.
+
 **Curvature.** `dense` up to 2048 parameters; beyond, each layer by itself, and Kronecker factors for layers of more
-than that (`by_size`). With blocks the step is solved by conjugate gradients on the whole H all the same; γ,
-log evidence and variances are those of the blocks: cheaper and cruder.
+than that (`by_size`). With blocks the step is solved by conjugate gradients on the whole H all the same, three times
+with one H, and α and β come from where it began; γ, log evidence and variances are those of the blocks: cheaper and
+cruder.
 
 **Two starts.** A strong prior at first (α = 10) serves noisy tables, but can hold a network at a constant or a straight
 line. So where log evidence comes to rest, or the loss is that of a constant after twelve steps, the start is tried once
 more with a hundredth of α, beside the state, which takes the second course if its log evidence gets better by 0.1 nats
 a row within 20 steps. Then, at rest, a member ends.
 
-**How many steps.** 40 serve most tables, more where noise is low; more do little harm. Predict with the mean of ten
-networks (`jills.ensemble`). Do not choose among networks by their evidence: between
-restarts it is next to uncorrelated with the test error, and between sizes it may rank the wrong way. Out-of-fold error
-(`jills.folds`) does.
+**How many steps.** 20 serve most tables, more where noise is low or layers are several; more do little harm. Predict
+with the mean of ten networks (`jills.ensemble`). Do not choose among networks by their evidence: between restarts it is
+next to uncorrelated with the test error, and between sizes it may rank the wrong way. Out-of-fold error (`jills.folds`)
+does.
 
 References: MacKay, Neural Computation 4, 1992; Foresee & Hagan, ICNN 1997; Immer et al., arXiv 2104.04975; for the
-steps with one H: Shamanskii 1967.
+steps with one H: Shamanskii 1967, Nocedal 1980.
 
 The modules of this package are private; what is public stands here.
 """
