@@ -10,7 +10,7 @@ import pytest
 
 import jills
 from experiments import measuring
-from experiments.studies import arithmetic, hard_problems, many_networks, minibatches, robustness, scaling
+from experiments.studies import arithmetic, by_the_step, hard_problems, many_networks, minibatches, robustness, scaling
 
 pytestmark = pytest.mark.usefixtures("usual_jax")
 
@@ -318,3 +318,23 @@ def test_a_loss_that_is_not_finite_is_a_violation():
     assert list(table.kind) == ["plain", "all"]
     assert table.not_higher[0] == pytest.approx(2 / 3)
     assert np.isinf(table.worst_rise[0])
+
+
+def test_by_the_step_counts_steps_to_the_loss_of_adam(monkeypatch):
+    for name, value in {"HIDDEN": 7, "ADAM_STEPS": 31, "STEPS": 5, "RATES": (1e-2, 3e-2)}.items():
+        monkeypatch.setattr(by_the_step, name, value)
+    rng = np.random.default_rng(0)
+    inputs = by_the_step.standardised(rng.normal(size=(53, 3)))
+    table = by_the_step.Table("waves", inputs, by_the_step.standardised(np.sin(2 * inputs[:, 0])))
+    row = by_the_step.measured(table, 1)
+    for name in ("as it comes", "block by block"):
+        steps, each, ratio = (row[f"{name}: {column}"] for column in ("steps", "step over Adam's", "ratio"))
+        assert 1 <= round(steps) <= 5
+        assert ratio == pytest.approx(31 / (steps * each))
+
+
+def test_tables_that_are_not_there_are_left_out_with_a_word(tmp_path, capsys):
+    names = [table.name for table in by_the_step.tables(str(tmp_path))]
+    assert "diabetes" in names
+    assert "concrete" not in names
+    assert "concrete is left out" in capsys.readouterr().err
