@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jills.linalg import positive
+from jills.linalg import dot, positive
 from jills.transformations import exported
 
-CURVED = 1e-4  # the least cosine of the angle between s and y of a pair that is kept
+# The least cosine of the angle between s and y of a pair that is kept. It depends on the scales of parameters: where
+# they differ much a good pair is lost now and then, never a descent.
+CURVED = 1e-4
 
 
 @exported
@@ -24,7 +26,7 @@ class Pairs(NamedTuple):
     """What is remembered of m changes of p parameters, the latest last."""
 
     changes: jax.Array  # (m, p) s
-    rises: jax.Array  # (m, p) y, of the gradient
+    rises: jax.Array  # (m, p) y, changes of the gradient
     inverse: jax.Array  # (m,) 1 / sᵀy; zero where there is none yet
     scale: jax.Array  # () γ
 
@@ -50,10 +52,11 @@ class Pairs(NamedTuple):
             rise: y.
             preconditioned: `P y`, which γ follows from; None: γ stays 1, for a P that is an inverse curvature itself.
         """
-        curvature = jnp.vdot(change, rise)
-        size = curvature if preconditioned is None else jnp.vdot(rise, preconditioned)
+        curvature = dot([change], [rise])
+        size = curvature if preconditioned is None else dot([rise], [preconditioned])
         least = CURVED * jnp.linalg.norm(change) * jnp.linalg.norm(rise)
-        where = where & (curvature > least) & (size > 0) & jnp.isfinite(size)
+        inverse, scale = 1 / positive(curvature), curvature / positive(size)
+        where = where & (curvature > least) & (size > 0) & jnp.isfinite(size) & jnp.isfinite(inverse) & (scale > 0)
 
         def pushed(old, new):
             return jnp.where(where, jnp.concatenate([old[1:], new[None]]), old)
@@ -61,8 +64,8 @@ class Pairs(NamedTuple):
         return Pairs(
             pushed(self.changes, change),
             pushed(self.rises, rise),
-            pushed(self.inverse, 1 / positive(curvature)),
-            jnp.where(where, curvature / positive(size), self.scale),
+            pushed(self.inverse, inverse),
+            jnp.where(where, scale, self.scale),
         )
 
     def direction(self, gradient: jax.Array, precondition: Callable[[jax.Array], jax.Array]) -> jax.Array:
@@ -70,14 +73,14 @@ class Pairs(NamedTuple):
         last = self.inverse.shape[0] - 1
 
         def backwards(count, carry):
-            rest, shares = carry
+            rest, parts = carry
             index = last - count
-            share = self.inverse[index] * jnp.vdot(self.changes[index], rest)
-            return rest - share * self.rises[index], shares.at[index].set(share)
+            part = self.inverse[index] * dot([self.changes[index]], [rest])
+            return rest - part * self.rises[index], parts.at[index].set(part)
 
         def forwards(index, found):
-            share = shares[index] - self.inverse[index] * jnp.vdot(self.rises[index], found)
-            return found + share * self.changes[index]
+            part = parts[index] - self.inverse[index] * dot([self.rises[index]], [found])
+            return found + part * self.changes[index]
 
-        rest, shares = lax.fori_loop(0, last + 1, backwards, (gradient, jnp.zeros_like(self.inverse)))
+        rest, parts = lax.fori_loop(0, last + 1, backwards, (gradient, jnp.zeros_like(self.inverse)))
         return -lax.fori_loop(0, last + 1, forwards, self.scale * precondition(rest))

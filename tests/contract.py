@@ -77,6 +77,12 @@ CASES = {
         jills.adam.build(NETWORK, full_batch=False), jills.adam.Hparams(0.1), _grids(jills.adam.Hparams), 0.1
     ),
     "gauss_newton": Case(jills.gauss_newton.build(NETWORK), jills.gauss_newton.Hparams(), _grids(damped), 0.01),
+    "gauss_newton_quasi": Case(
+        jills.gauss_newton.build(NETWORK, linear_solver=jills.gauss_newton.Automatic(limit=0)),
+        jills.gauss_newton.Hparams(),
+        _grids(damped),
+        0.01,
+    ),
     "gauss_newton_minibatch": Case(
         jills.gauss_newton.build(NETWORK, linear_solver=jills.ConjugateGradients(), full_batch=False),
         jills.gauss_newton.MinibatchHparams(learning_rate=0.5),

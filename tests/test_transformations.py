@@ -23,7 +23,7 @@ from jills import transformations
 from jills.functions import Static
 
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-LOOPING = ("gauss_newton", "gauss_newton_minibatch")
+LOOPING = ("gauss_newton", "gauss_newton_quasi", "gauss_newton_minibatch")
 """Those that go forward only."""
 
 

@@ -21,7 +21,7 @@ from jills.transformations import cond, exported
 from jills.types import Batch, Info, Params, State
 
 FIRST_UPDATE = 2  # steps before α and β are moved
-BEGINNING = 6  # steps in which they are on their way from where they start
+BEGINNING = 6  # steps of few iterations, see `descent`, while α and β leave where they start
 TOGETHER = 12  # steps in which all groups share one α: until then weights say little of what an input is good for
 DAMPINGS, GROW, SHRINK = (1e-6, 1e3), 16.0, 0.25  # λ after a step that was not taken, and after one that was
 LESS = 0.01  # of α, at the second start
@@ -177,13 +177,14 @@ class Evidence(Algorithm):
         factored = objective.factor(objective.statistics(matrices), course.damping)
         end = descend(objective, start, factored, course.steps < BEGINNING)
         taken = end.value < start.value
-        theta = flatten(matrices)
-        if factored.is_whole or self.network.num_layers == 1:
+        theta, value, linear = flatten(matrices), start.value, self.network.num_layers == 1
+        if factored.is_whole or linear:
             # A step ends near the minimum. By the parameters before it, α may swing from one value to another for ever.
             theta, current = flatten(end.matrices), objective.forward(end.matrices)
+            value = end.value if linear else value  # H of a linear model is that of its end, too
         energies = objective.likelihood.energies(current.prediction)
         together = course.steps < (TOGETHER if alpha.shape[0] > 1 else 0)
-        found = updated(objective, self.groups, alpha, together, theta, energies, factored)
+        found = updated(objective, self.groups, alpha, together, theta, energies, factored, value)
         usable = jnp.isfinite(found.log_evidence) & (course.damping == 0)
         keep = lambda new, old: jnp.where(usable, new, old)  # noqa: E731 used at once
         log_evidence = keep(found.log_evidence, course.log_evidence)

@@ -39,7 +39,7 @@ class _Carry(NamedTuple):
     point: Point
     gradient: jax.Array  # (p,) there
     pairs: Pairs
-    count: jax.Array
+    count: jax.Array  # () int32
     failed: jax.Array  # () bool, whether no share of the last direction was lower
 
 
@@ -50,8 +50,8 @@ def descend(objective: Objective, start: Point, factored: Posterior, early: jax.
         objective: S.
         start: where H was factored.
         factored: H.
-        early: `()` bool, whether α has just begun to move. A few iterations, then: at the minimum under the prior of a
-            start all hidden units are alike, a saddle that only rounding leaves again.
+        early: `()` bool, whether α is still near where it starts. A few iterations, then: at the minimum under that
+            prior all hidden units are alike, a saddle that only rounding leaves again.
     """
     if not factored.is_whole:
         return _by_products(objective, start, factored)

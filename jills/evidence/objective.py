@@ -173,5 +173,5 @@ class Objective(NamedTuple):
         beta = jnp.broadcast_to(self.beta, (right.shape[1],))
         last = jax.vmap(solve, in_axes=(1, 0, 1), out_axes=1)(alpha, beta, right)
         value = self.value([*matrices[:-1], last], current._replace(prediction=matmul(last.T, below)))
-        lower = value < given
+        lower = (value < given) | (jnp.isfinite(value) & ~jnp.isfinite(given))
         return [*matrices[:-1], jnp.where(lower, last, matrices[-1])], jnp.where(lower, value, given)

@@ -1,4 +1,4 @@
-"""α, β, effective parameters and log evidence, by the curvature at the parameters of a step.
+"""α, β, effective parameters and log evidence, by the curvature that a step has factored.
 
     γ_g = Σ_(i in g) (1 − α_g H⁻¹_ii)
     log evidence = −S − ½ log det H + ½ Σ_g p_g log α_g − N Σ log Z(β)
@@ -44,6 +44,7 @@ def updated(
     theta: jax.Array,
     energies: jax.Array,
     factored: Posterior,
+    value: jax.Array,
 ) -> Update:
     """The next α and β. Anything may be NaN where H could not be factored.
 
@@ -54,7 +55,8 @@ def updated(
         together: `()` bool, whether all groups still share one α.
         theta: `(p,)`, the parameters.
         energies: at θ.
-        factored: H at θ.
+        factored: H at θ, or where the step that led to θ began.
+        value: S, `()`, where H was factored.
     """
     determined = factored.determined()
     sizes = jnp.asarray(np.bincount(groups), theta.dtype)
@@ -64,7 +66,7 @@ def updated(
     # What one layer loses in weight another can make up for: an α below the common one would fall for ever.
     own = jnp.where(together, common, jnp.maximum(effective / squares, common))
     new_alpha = moved(alpha, own, ALPHA)
-    log_evidence = -objective.at(energies, theta) - 0.5 * factored.log_det() + 0.5 * dot([sizes], [jnp.log(alpha)])
+    log_evidence = -value - 0.5 * factored.log_det() + 0.5 * dot([sizes], [jnp.log(alpha)])
     network, beta = objective.network, objective.beta
     if not has_units(network, objective.likelihood.loss):
         return Update(new_alpha, beta, effective, log_evidence)

@@ -55,7 +55,7 @@ def follow(old: Damping, share: jax.Array, gain: jax.Array, first: jax.Array) ->
     return Damping(jnp.clip(first * old.factor * factor, smallest, LARGEST_DAMPING) / first, growth)
 
 
-FEWEST, LOWEST = 2, 0.1  # trials refused that raise λ; what it never falls below, beside its start
+FEWEST, LOWEST = 3, 0.1  # trials refused that raise λ; what it never falls below, beside its start
 
 
 def after_trials(old: Damping, refused: jax.Array, stuck: jax.Array, first: jax.Array) -> Damping:
@@ -70,7 +70,7 @@ def after_trials(old: Damping, refused: jax.Array, stuck: jax.Array, first: jax.
         stuck: whether no share of a direction did.
         first: λ at its start.
     """
-    factor = jnp.where(refused == 0, 0.7, jnp.where(refused > FEWEST, 4.0, 1.0)).astype(old.factor.dtype)
+    factor = jnp.where(refused == 0, 0.7, jnp.where(refused >= FEWEST, 4.0, 1.0)).astype(old.factor.dtype)
     factor = jnp.where(stuck, old.growth, factor)
     growth = jnp.where(stuck, _grown(old.growth), 4.0).astype(old.growth.dtype)
     return Damping(jnp.clip(old.factor * factor, LOWEST, LARGEST_DAMPING / first), growth)

@@ -28,7 +28,7 @@ from jills.types import Batch, Info, Params, State
 @exported
 @by_keyword
 class Hparams(NamedTuple):
-    """The hyperparameters of layerwise Gauss–Newton on a full batch, by keyword; scalars, or `(H,)` in a sweep."""
+    """The hyperparameters of Gauss–Newton on a full batch, by keyword; scalars, or `(H,)` in a sweep."""
 
     weight_decay: float | jax.Array = 0.0  # δ, absolute: the objective is loss + ½ δ ‖θ‖²
     damping: float | jax.Array = 1e-2  # λ at the start
@@ -60,8 +60,8 @@ class Inner(NamedTuple):
     """What is kept between steps."""
 
     damping: Damping  # of each block
-    last_change: Any  # of all layers at once, like params; () where no conjugate gradients change them all
-    pairs: Any  # `Pairs` of quasi-Newton; () without
+    last_change: Any  # of all layers at once, like params, for conjugate gradients; () where they are no last block
+    pairs: Any  # `Pairs` of quasi-Newton, in scaled parameters Δ' and units of the targets; () without
 
 
 class _Visit(NamedTuple):
@@ -109,6 +109,14 @@ class FullBatch(Algorithm):
         """How the last block is lowered, where it is so; else None."""
         solver = self.linear_solver
         return solver.quasi_newton if solver.is_quasi_newton(self.network, self.blocks[-1]) else None
+
+    def _restart(self, state, prepared, mark):
+        """Pairs of other rows are none of these: their coordinates, and the objective, were others."""
+        state = super()._restart(state, prepared, mark)
+        if self._quasi_newton is None:
+            return state
+        forgotten = state.inner.pairs.forgotten(jnp.ones((), bool))
+        return state._replace(inner=state.inner._replace(pairs=forgotten))
 
     def precompute(self, batch: Batch) -> Rows:
         """The inputs centred and scaled, their second moment, and the unit of the targets, once for all steps."""
@@ -192,7 +200,7 @@ class FullBatch(Algorithm):
     def ended(self, info: Info, code: jax.Array) -> jax.Array:
         """Also where no block can be lowered at the largest damping; and a rejected step has not settled."""
         rejected = info.detail.accepted == 0
-        stuck = rejected & (info.detail.damping >= LARGEST_DAMPING)
+        stuck = rejected & (info.detail.damping >= 0.99 * LARGEST_DAMPING)  # it is kept over its start, and rounded
         small = info.detail.relative_gradient <= results.SMALL_GRADIENT
         end = jnp.where(small, results.AT_MINIMUM, results.STUCK).astype(code.dtype)
         running = jnp.full_like(code, results.RUNNING)

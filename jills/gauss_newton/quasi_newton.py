@@ -20,13 +20,14 @@ from jills import linearization
 from jills.gauss_newton.iterative import Preconditioners
 from jills.gauss_newton.line_search import Position
 from jills.gauss_newton.model import Model, Objective
-from jills.linalg import flatten, unflatten
+from jills.linalg import dot, flatten, unflatten
 from jills.quasi_newton import Pairs
+from jills.transformations import alike
 
 # Of the decrease that the slope promises (Armijo); a quadratic's minimum gives one half of it. Less would let the first
 # changes, which no pair corrects yet, go so far beyond that units stay saturated.
 ENOUGH = 0.1
-SHORTER, TRIALS = 0.3, 5  # a trial that does not lower the objective is followed by one of this share, so often
+SHORTER, MOST_SHARES = 0.3, 5  # a trial that does not lower the objective is followed by one of this share, so often
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class QuasiNewton:
     pairs: int = 5
 
     def __post_init__(self):
-        if not (self.trials >= 1 and self.pairs >= 1):
+        if not all(isinstance(each, int) and each >= 1 for each in (self.trials, self.pairs)):
             raise ValueError(
-                f"QuasiNewton: trials is {self.trials} and pairs {self.pairs}, but both must be at least 1"
+                f"QuasiNewton: trials is {self.trials!r} and pairs {self.pairs!r}, but both must be integers of at least 1"
             )
 
 
@@ -68,9 +69,9 @@ class _Carry(NamedTuple):
     pairs: Pairs
     direction: jax.Array  # (p,)
     share: jax.Array  # () of the direction that is tried next
-    taken: jax.Array
-    refused: jax.Array
-    stuck: jax.Array
+    taken: jax.Array  # () int32
+    refused: jax.Array  # () int32
+    stuck: jax.Array  # () bool
 
 
 def descend(
@@ -101,11 +102,12 @@ def descend(
         matrices = linearization.moved(carry.matrices, block, to_params(unflatten(change, like)))
         new = Position.of(objective, matrices)
         gradient = flatten(Model.of(objective, block, matrices, new.current).gradient)
-        promised = carry.value + ENOUGH * jnp.vdot(change, carry.gradient)
+        promised = carry.value + ENOUGH * dot([change], [carry.gradient])
         lower = jnp.isfinite(new.value) & (new.value < carry.value) & (new.value <= promised)
         rise = gradient - carry.gradient
         pairs = carry.pairs.with_pair(lower, change, rise, precondition(rise))
-        stuck = ~lower & (carry.share < SHORTER ** (TRIALS - 1.5))
+        none_left = (carry.taken == 0) & (carry.refused + 1 >= method.trials)
+        stuck = ~lower & ((carry.share < SHORTER ** (MOST_SHARES - 1.5)) | none_left)
         pairs = pairs.forgotten(stuck)
         gradient = jnp.where(lower, gradient, carry.gradient)
         return _Carry(
@@ -121,20 +123,21 @@ def descend(
             stuck=stuck,
         )
 
-    gradient, none = flatten(like), jnp.zeros((), jnp.int32)
+    gradient, zero = flatten(like), jnp.zeros((), jnp.int32)
     direction = pairs.direction(gradient, precondition)
     first = _Carry(
-        start.matrices,
-        start.loss,
-        start.value,
-        gradient,
-        pairs,
-        direction,
-        jnp.ones_like(start.loss),
-        none,
-        none,
-        jnp.zeros((), bool),
+        matrices=start.matrices,
+        loss=start.loss,
+        value=start.value,
+        gradient=gradient,
+        pairs=pairs,
+        direction=direction,
+        share=jnp.ones_like(start.loss),
+        taken=zero,
+        refused=zero,
+        stuck=jnp.zeros((), bool),
     )
-    end = lax.while_loop(going, trial, first)
+    end = lax.while_loop(going, trial, alike(first, objective.rows, preconditioners))
+    # Its forward pass is computed only if somebody asks for it.
     position = Position.of(objective, end.matrices)._replace(loss=end.loss, value=end.value)
     return Descent(position, end.pairs, end.taken, end.refused, end.stuck)

@@ -27,7 +27,8 @@ class Automatic:
         dense: of blocks with at most `limit` parameters, and at most 2²⁴ entries of their Jacobian, 2¹¹ a row.
         iterative: of larger blocks, by products: no matrix of `p × p` is formed.
         limit: the most parameters of a dense block; inf: every block is dense, however large.
-        quasi_newton: of the block of all layers, where it is larger; None: conjugate gradients as for any other.
+        quasi_newton: of the last block on a full batch, where it is larger and holds all layers; None: conjugate
+            gradients as for any other.
 
     Raises:
         ValueError: a negative limit.
@@ -57,7 +58,7 @@ class Automatic:
         return self.quasi_newton is not None and block == (0, network.num_layers - 1) != (0, 0) and large
 
     def is_preconditioned(self, objective: Objective, block: Block) -> bool:
-        """Whether conjugate gradients solve a block with preconditioners that steps or blocks may share."""
+        """Whether a block is lowered by means of preconditioners, which steps or blocks may share."""
         return not self.is_dense(objective, block) and not objective.is_quadratic(block)
 
 

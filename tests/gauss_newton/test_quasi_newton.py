@@ -157,7 +157,27 @@ def test_classes_and_kinks(key):
     assert state.loss < 0.05 * info.loss[0]
 
 
-@pytest.mark.parametrize("numbers", [{"trials": 0}, {"pairs": 0}])
-def test_numbers_below_one_are_refused(numbers):
-    with pytest.raises(ValueError, match="both must be at least 1"):
-        gauss_newton.QuasiNewton(**numbers)
+def test_pairs_of_other_rows_are_forgotten(key):
+    """On inputs in other units the first step is that of a start there."""
+    params, batch = noisy(key)
+    state, _ = train(params, batch)
+    assert np.any(state.inner.pairs.inverse > 0)
+    other = batch._replace(inputs=100 * batch.inputs + 50)
+    going_on, info = jills.run(ALGORITHM, ALGORITHM.defaults, state, other, 1)
+    assert info.detail.accepted[0] > 5
+    assert going_on.loss < info.loss[0]
+
+
+def test_a_single_trial_a_step_gets_on(key):
+    """Where it is refused, the next step has more damping and no pairs."""
+    single = gauss_newton.Automatic(quasi_newton=gauss_newton.QuasiNewton(trials=1))
+    algorithm = gauss_newton.build(NETWORK, linear_solver=single)
+    params, batch = noisy(key)
+    state, info = jills.run(algorithm, gauss_newton.Hparams(), params, batch, 100)
+    assert state.loss < 0.5 * info.loss[0]
+
+
+@pytest.mark.parametrize("choices", [{"trials": 0}, {"pairs": 0}, {"trials": 2.5}])
+def test_choices_below_one_are_refused(choices):
+    with pytest.raises(ValueError, match="both must be integers of at least 1"):
+        gauss_newton.QuasiNewton(**choices)
