@@ -45,7 +45,8 @@ class QuasiNewton:
     def __post_init__(self):
         if not all(isinstance(each, int) and each >= 1 for each in (self.trials, self.pairs)):
             raise ValueError(
-                f"QuasiNewton: trials is {self.trials!r} and pairs {self.pairs!r}, but both must be integers of at least 1"
+                f"QuasiNewton: trials is {self.trials!r} and pairs {self.pairs!r}, but both must be "
+                "integers of at least 1"
             )
 
 
