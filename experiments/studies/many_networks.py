@@ -32,7 +32,7 @@ import pandas as pd
 import jills
 from experiments import measuring, records
 from experiments.studies import arithmetic
-from experiments.studies.scaling import Point, make_problem
+from experiments.studies.scaling import BLOCK_BY_BLOCK, Point, make_problem
 
 ITERATIONS = 5
 
@@ -94,7 +94,7 @@ def builders() -> dict[str, Callable[[jills.Network], jills.Algorithm]]:
         f"gauss_newton, {ITERATIONS} CG": lambda network: jills.gauss_newton.build(
             network, linear_solver=five, blocks=jills.gauss_newton.one_by_one(network)
         ),
-        "gauss_newton": lambda network: jills.gauss_newton.build(network),
+        "gauss_newton": lambda network: jills.gauss_newton.build(network, linear_solver=BLOCK_BY_BLOCK),
         "adam": lambda network: jills.adam.build(network),
     }
 
