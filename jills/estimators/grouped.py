@@ -30,7 +30,7 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
         hidden: widths of the hidden layers.
         activation: as of `NetworkRegressor`.
         members: networks for each group. (One by itself is too sure; five are not.)
-        max_steps: None: 20.
+        max_steps: None: 30.
         random_state: an integer, for the same result again.
         dtype: "float32" or "float64".
         verbose: whether to show a progress bar.

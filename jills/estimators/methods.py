@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CANDIDATES = ((10,), (50,), (20, 20))  # of hidden="auto"
 ALGORITHMS = ("auto", "evidence", "gauss_newton", "ills", "adam")
 MOST_COLUMNS = 64  # with an α each; beyond, all parameters share one
-STEPS = {"evidence": 20, "gauss_newton": 100, "ills": 100, "adam": 2000}
+STEPS = {"evidence": 30, "gauss_newton": 100, "ills": 100, "adam": 2000}
 PATIENCE = {"gauss_newton": 20, "ills": 20, "adam": 200}
 RATES = {"ills": (0.1, 0.3, 0.5), "adam": (1e-3, 3e-3, 1e-2)}
 

@@ -27,7 +27,7 @@ class NetworkRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
             ILLS the ridge); a list of numbers: that with the lowest out-of-fold error, all trained in one call.
         algorithm: "evidence", "gauss_newton", "ills" or "adam"; "auto": evidence, or else Gauss–Newton. ILLS and Adam
             try three rates; the error out of fold chooses, else that of validation rows, else the training loss.
-        max_steps: None: 20 with evidence, 100 of Gauss–Newton and ILLS, 2000 of Adam.
+        max_steps: None: 30 with evidence, 100 of Gauss–Newton and ILLS, 2000 of Adam.
         folds: each member leaves out one of so many folds: `oof_prediction_`, `oof_score_`, and intervals calibrated
             by them. None: all see all rows, but to choose among candidates there are five.
         random_state: an integer, for the same result again.

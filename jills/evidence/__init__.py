@@ -35,10 +35,10 @@ line. So where log evidence comes to rest, or the loss is that of a constant aft
 more with a hundredth of α, beside the state, which takes the second course if its log evidence gets better by 0.1 nats
 a row within 20 steps. Then, at rest, a member ends.
 
-**How many steps.** 20 serve most tables, more where noise is low or layers are several; more do little harm. Predict
-with the mean of ten networks (`jills.ensemble`). Do not choose among networks by their evidence: between restarts it is
-next to uncorrelated with the test error, and between sizes it may rank the wrong way. Out-of-fold error (`jills.folds`)
-does.
+**How many steps.** 20 to 30 serve most tables, more where noise is low, layers are several or a network is held at a
+constant; more do little harm. Predict with the mean of ten networks (`jills.ensemble`). Do not choose among networks by
+their evidence: between restarts it is next to uncorrelated with the test error, and between sizes it may rank the wrong
+way. Out-of-fold error (`jills.folds`) does.
 
 References: MacKay, Neural Computation 4, 1992; Foresee & Hagan, ICNN 1997; Immer et al., arXiv 2104.04975; for the
 steps with one H: Shamanskii 1967, Nocedal 1980.
