@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas
 import pytest
 import xarray
 from contract import CASES, problem
-from training.test_checkpoints import KEYS, names, stop_at, sweep
+from training.test_checkpoints import KEYS, names, same, stop_at, sweep
 
 import jills
 from jills.training import keeping, records
@@ -26,15 +25,6 @@ PIECE = 3  # steps, of the six members of `sweep`
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     monkeypatch.setattr(records, "NUMBERS", 6 * PIECE)
-
-
-def same(one, other):
-    """Results of the same bits, one of them on disk."""
-    assert one.num_steps == other.num_steps
-    pairs = (jax.tree_util.tree_leaves_with_path((each.state, each.info)) for each in (one, other))
-    for (place, left), (_, right) in zip(*pairs, strict=True):
-        assert (left.dtype, left.shape) == (right.dtype, right.shape), place
-        assert np.asarray(left).tobytes() == np.asarray(right).tobytes(), place
 
 
 def same_curves(path, result):
