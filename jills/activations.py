@@ -24,6 +24,8 @@ class Activation:
         inverse: `f⁻¹` on the open range, or None where `f` has none (ReLU).
         range: the open interval `(low, high)` of the values of `f`.
         nonsmooth: whether `f'` jumps, as that of ReLU does.
+        derivative_of_value: `f'` as a function of the value `h = f(H)`, or None where that does not tell it. It spares
+            an evaluation.
     """
 
     forward: Function
@@ -31,6 +33,7 @@ class Activation:
     inverse: Function | None = None
     range: tuple[float, float] = (-math.inf, math.inf)
     nonsmooth: bool = False
+    derivative_of_value: Function | None = None
 
     def __call__(self, total_input: jax.Array) -> jax.Array:
         """`f(H)`."""
@@ -97,12 +100,20 @@ def _tanh_derivative(total_input):
     return 1.0 - jnp.square(jnp.tanh(total_input))
 
 
+def _tanh_slope(values):
+    return 1.0 - jnp.square(values)
+
+
 def _sigmoid(total_input):
     return jax.nn.sigmoid(total_input)
 
 
 def _sigmoid_derivative(total_input):
     return jax.nn.sigmoid(total_input) * jax.nn.sigmoid(-total_input)
+
+
+def _sigmoid_slope(values):
+    return values * (1.0 - values)
 
 
 def _sigmoid_inverse(values):
@@ -172,11 +183,11 @@ def _silu_derivative(total_input):
 
 
 identity = Activation(_itself, _ones, _itself)
-tanh = Activation(_tanh, _tanh_derivative, _tanh_inverse, (-1.0, 1.0))
-sigmoid = Activation(_sigmoid, _sigmoid_derivative, _sigmoid_inverse, (0.0, 1.0))
+tanh = Activation(_tanh, _tanh_derivative, _tanh_inverse, (-1.0, 1.0), derivative_of_value=_tanh_slope)
+sigmoid = Activation(_sigmoid, _sigmoid_derivative, _sigmoid_inverse, (0.0, 1.0), derivative_of_value=_sigmoid_slope)
 softplus = Activation(_softplus, _sigmoid, _softplus_inverse, (0.0, math.inf))
 arcsinh = Activation(_arcsinh, _arcsinh_derivative, _arcsinh_inverse)
-relu = Activation(_relu, _relu_derivative, nonsmooth=True)
+relu = Activation(_relu, _relu_derivative, nonsmooth=True, derivative_of_value=_relu_derivative)
 gelu = Activation(_gelu, _gelu_derivative)
 silu = Activation(_silu, _silu_derivative)
 
@@ -198,4 +209,5 @@ def leaky_relu(slope: float = 0.1) -> Activation:
         _WithSlope(_leaky_derivative, slope),
         _WithSlope(_leaky_inverse, slope),
         nonsmooth=True,
+        derivative_of_value=_WithSlope(_leaky_derivative, slope),
     )

@@ -6,6 +6,7 @@ contents decide, as they are when `run` or `sweep` is called, see `jills.content
 compared as before, by `==`.
 """
 
+import hashlib
 from typing import Any
 
 from jills.contents import Unseen, read
@@ -13,6 +14,7 @@ from jills.contents import Unseen, read
 _SAME: dict[tuple, tuple] = {}
 """Contents → those of the same function before it was traced, where tracing changed them."""
 _MOST_KEPT = 1000
+AS_PYTHON = "as Python"
 
 
 class Static:
@@ -21,6 +23,8 @@ class Static:
     Attributes:
         value: a function, an algorithm; a function may be called without unwrapping it.
     """
+
+    UNSEEN = "unseen"
 
     def __init__(self, value: Any):
         self.value = value
@@ -37,6 +41,11 @@ class Static:
 
     def __hash__(self):
         return self._hash
+
+    def __repr__(self):
+        """The same in every process; `UNSEEN` where that cannot be."""
+        kind, *parts = self.key
+        return f"Static({self.UNSEEN if kind == AS_PYTHON else hashlib.sha256(repr(parts).encode()).hexdigest()})"
 
 
 def settle(*statics: Any) -> None:
@@ -75,4 +84,4 @@ def _contents(value) -> tuple:
     try:
         return ("contents", *read(value))
     except Unseen:
-        return ("as Python", _AsPython(value))
+        return (AS_PYTHON, _AsPython(value))

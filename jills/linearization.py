@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jills import activations
 from jills.linalg import matmul
@@ -79,10 +80,20 @@ def forward(network: Network, matrices: Sequence[jax.Array], start: Pass | jax.A
         total = matmul(matrices[layer].T, current)
         values = activation.forward(total)
         below.append(current)
-        slopes.append(None if activation == activations.identity else activation.derivative(total))
         if layer + 1 < network.num_layers:
-            current = with_ones(values)
+            # XLA's kernels for CPUs are scalar, and a tenth as fast, where a result takes the place of its argument.
+            # This one cannot: it has a row more, and the barrier keeps XLA from making the values apart from it.
+            current = lax.optimization_barrier(with_ones(values))
+            values = current[:-1]
+        slopes.append(_slope(activation, total, values))
     return Pass(tuple(below), tuple(slopes), values)
+
+
+def _slope(activation, total, values):
+    if activation == activations.identity:
+        return None
+    known = activation.derivative_of_value
+    return activation.derivative(total) if known is None else known(values)
 
 
 def jvp(matrices, below, slopes, block: Block, changes: Sequence[jax.Array]) -> jax.Array:

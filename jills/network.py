@@ -158,9 +158,12 @@ def _several(given, expected):
 
 
 def _drawn(sizes, dtype, key, scales):
-    layers, keys = [], jax.random.split(key, len(scales))
+    counts = [(fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes)]
+    # All layers at once, each with a key of its own and as many numbers as the largest has: one kernel to compile.
+    each = jax.vmap(lambda key: jax.random.normal(key, (max(counts),), dtype))(jax.random.split(key, len(counts)))
+    layers = []
     for at, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-        both = jax.random.normal(keys[at], (fan_in + 1, fan_out), dtype) * jnp.asarray(scales[at], dtype)
+        both = each[at, : counts[at]].reshape(fan_in + 1, fan_out) * jnp.asarray(scales[at], dtype)
         layers.append(Layer(both[:-1], both[-1]))
     return tuple(layers)
 

@@ -47,10 +47,12 @@ FIELDS = {
 }
 LAYERS = [
     {"transformations"},
-    {"types", "activations", "arrays", "linalg"},
+    {"types", "activations", "arrays", "linalg", "contents"},
+    {"functions"},
+    {"traces"},
     {"compilation"},
-    {"network", "batches", "hparams", "states", "contents", "predictions"},
-    {"losses", "solvers", "conjugate_gradients", "quasi_newton", "results", "functions", "linearization"},
+    {"network", "batches", "hparams", "states", "predictions"},
+    {"losses", "solvers", "conjugate_gradients", "quasi_newton", "results", "linearization"},
     {"checks", "targets"},
     {"algorithm"},
     {"ills", "gauss_newton", "adam"},

@@ -21,7 +21,6 @@ from jills.transformations import cond, exported
 from jills.types import Batch, Info, Params, State
 
 FIRST_UPDATE = 2  # steps before α and β are moved
-BEGINNING = 6  # steps of few iterations, see `descent`, while α and β leave where they start
 TOGETHER = 12  # steps in which all groups share one α: until then weights say little of what an input is good for
 DAMPINGS, GROW, SHRINK = (1e-6, 1e3), 16.0, 0.25  # λ after a step that was not taken, and after one that was
 LESS = 0.01  # of α, at the second start
@@ -175,7 +174,7 @@ class Evidence(Algorithm):
         current = objective.forward(matrices)
         start = Point(matrices, objective.value(matrices, current))
         factored = objective.factor(objective.statistics(matrices), course.damping)
-        end = descend(objective, start, factored, course.steps < BEGINNING)
+        end = descend(objective, start, factored)
         taken = end.value < start.value
         theta, value, linear = flatten(matrices), start.value, self.network.num_layers == 1
         if factored.is_whole or linear:

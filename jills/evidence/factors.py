@@ -40,7 +40,8 @@ class Dense(NamedTuple):
     def solve(self, right: jax.Array) -> jax.Array:
         """`H⁻¹ b`, `(p,)`."""
         root = jnp.sqrt(self.diagonal)
-        return matmul(self.root.T, matmul(self.root, right / root)) / root
+        # `x L⁻¹`, not `L⁻ᵀ x`: XLA takes ten times as long for that.
+        return matmul(matmul(self.root, right / root), self.root) / root
 
     def log_det(self) -> jax.Array:
         """Of H, `()`."""

@@ -19,13 +19,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from threadpoolctl import threadpool_limits
 
 from jills import results
-from jills.compilation import Program, attempt, options_of, tier_of
+from jills.compilation import Program, Traced
 from jills.functions import Static
 from jills.training.members import member_of
 from jills.training.memory import heaviest_step
 from jills.training.run import scan
 from jills.training.validation import Validation
-from jills.transformations import cond
 from jills.types import Info, State
 
 
@@ -75,53 +74,90 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _steps(static, chunk_steps, batch_size, mesh, shared, members, state, fresh, remaining):
-    """`chunk_steps` steps, of which `remaining` count, of members `[B]`; `fresh`: starts them first."""
+class Given(NamedTuple):
+    """What the programs of a sweep are given, but for states."""
+
+    shared: tuple  # problem, stop, metrics, common rows, patience and blank detail, for all members
+    rows: list[tuple]  # hyperparameters, keys and rows of each worker's members, leaves [B, …]
+
+
+def given(plan: Plan, shared: tuple, members: tuple, impl: Any) -> Given:
+    """For leaves `[W, B, …]` of members; keys come as their data, and what they are."""
+    if plan.mesh is not None:  # an array that a user has put on one device would not go with the others
+        shared = jax.device_put(shared, NamedSharding(plan.mesh, PartitionSpec()))
+    rows = [rows_of(members, worker) for worker in range(len(plan.members))]
+    return Given(shared, [(hparams, jax.random.wrap_key_data(data, impl=impl), own) for hparams, data, own in rows])
+
+
+def _each(one, batch_size, mesh, shared, members):
+    """`one(shared, member)` of members `[B]`: one after the other, some at a time, and on each device its own."""
+
+    def block(shared, members):
+        own = partial(one, shared)
+        if batch_size >= jax.tree.leaves(members)[0].shape[0] > 1:
+            return jax.vmap(own)(members)
+        return lax.map(own, members, batch_size=batch_size if batch_size > 1 else None)
+
+    if mesh is not None:
+        # Without its check: an optimizer of a user's may hold constants in loops of its own, as optax.lbfgs does.
+        alike, split = PartitionSpec(), PartitionSpec("members")
+        block = jax.shard_map(block, mesh=mesh, in_specs=(alike, split), out_specs=split, check_vma=False)
+    return block(shared, members)
+
+
+def _member(shared, key, own):
+    problem, _, _, common, _, _ = shared
+    rows, judges = (one and one._replace(stacked=two) for one, two in zip(common, own, strict=True))
+    return member_of(problem, key, rows, judges)
+
+
+def _blank(static, batch_size, mesh, shared, members):
+    """States of members `[B]` that have not seen their rows: `resume` makes each a start."""
+
+    def one(shared, member):
+        _, key, own = member
+        params, batch, _, _ = _member(shared, key, own)
+        return static.value.blank(params, batch)
+
+    return _each(one, batch_size, mesh, shared, members)
+
+
+def _steps(static, chunk_steps, batch_size, mesh, shared, members, state, remaining):
+    """`chunk_steps` steps, of which `remaining` count, of members `[B]`."""
     algorithm = static.value
 
-    def one(shared, fresh, remaining, member):
-        (problem, stop, metrics, common, patience, still), (hparams, key, own, state) = shared, member
-        rows, judges = (one and one._replace(stacked=two) for one, two in zip(common, own, strict=True))
-        params, batch, own_metrics, judge = member_of(problem, key, rows, judges)
-        # A blank state has not seen these rows: `resume` makes it a start.
-        blank = algorithm.blank(params, batch)
-        state = cond(fresh, lambda: blank, lambda: state)
+    def one(both, member):
+        (shared, remaining), (hparams, key, own, state) = both, member
+        _, stop, metrics, _, patience, still = shared
+        _, batch, own_metrics, judge = _member(shared, key, own)
         state, batch = algorithm.resume(state, batch)
         metrics = metrics if own_metrics is None else own_metrics
         judge = None if judge is None else Validation(judge, patience)
         return scan(algorithm, chunk_steps, hparams, state, batch, stop, metrics, judge, still, remaining)
 
-    def block(shared, fresh, remaining, members):
-        train = partial(one, shared, fresh, remaining)
-        if batch_size >= jax.tree.leaves(members)[0].shape[0] > 1:
-            return jax.vmap(train)(members)
-        return lax.map(train, members, batch_size=batch_size if batch_size > 1 else None)
-
-    if mesh is not None:
-        # Without its check: an optimizer of a user's may hold constants in loops of its own, as optax.lbfgs does.
-        alike, split = PartitionSpec(), PartitionSpec("members")
-        block = jax.shard_map(block, mesh=mesh, in_specs=(alike, alike, alike, split), out_specs=split, check_vma=False)
-    return block(shared, fresh, remaining, (*members, state))
+    return _each(one, batch_size, mesh, (shared, remaining), (*members, state))
 
 
-_chunk = Program(_steps, (0, 1, 2, 3))
+# Starts have a program of their own: they are drawn once, and would take a third of the compilation of the steps, which
+# are compiled to run often.
+_starts, _chunk = Program(_blank, (0, 1, 2)), Program(_steps, (0, 1, 2, 3), heaviest_step)
 
 
-Call = Callable[[int, State, bool, int], tuple[State, Info]]
-"""`call(worker, its state, fresh, remaining)` runs one chunk of one worker and waits for it."""
+Call = Callable[[int, State, int], tuple[State, Info]]
+"""`call(worker, its state, remaining)` runs one chunk of one worker and waits for it."""
 
 
-class Traced(NamedTuple):
+class Chunk(NamedTuple):
     """A chunk of steps, traced but not compiled yet."""
 
-    program: Any  # of `jax.jit(…).trace`
-    arguments: Callable[[int, State, bool, int], tuple]  # what a call is given
+    traced: Traced
+    arguments: Callable[[int, State, int], tuple]  # what a call is given
     full: dict[str, Any]  # options of the full tier
 
     def work_bytes(self, plan: Plan) -> int:
         """The least that all its calls hold at once, beside the states."""
         calls = len(plan.members) if plan.mesh is None else plan.mesh.size
-        return calls * heaviest_step(self.program.jaxpr.jaxpr)
+        return calls * self.traced.facts
 
     def tier(self, word: str, calls: float) -> str:
         """The tier that a word of `sweep` means here, "fast" or "full".
@@ -130,37 +166,36 @@ class Traced(NamedTuple):
             word: see `sweep`.
             calls: of each worker.
         """
-        return tier_of(self.program.jaxpr.jaxpr, calls) if word == "auto" else word
+        return self.traced.tier(word, calls)
 
     def compile(self, tier: str) -> Call:
         """Compiles it, or finds it compiled: only shapes and static choices tell programs apart."""
-        lowered, wide = self.program.lower(), bool(jax.config.read("jax_enable_x64"))
-        compiled = lambda known: lowered.compile(compiler_options=known or None)  # noqa: E731 used at once
-        program = attempt(compiled, options_of(tier, self.full))
+        program, wide = self.traced.compile(tier, self.full), bool(jax.config.read("jax_enable_x64"))
 
-        def call(worker, state, fresh, remaining):
+        def call(worker, state, remaining):
             # Threads do not inherit JAX's context managers: hence this one, and the program compiled outside.
             with jax.enable_x64(wide):
-                return jax.block_until_ready(program(*self.arguments(worker, state, fresh, remaining)))
+                return jax.block_until_ready(program(*self.arguments(worker, state, remaining)))
 
         return call
 
 
-def trace_chunk(
-    static: Static, plan: Plan, shared: tuple, members: tuple, impl: Any, start: State, chunk_steps: int
-) -> Traced:
-    """Traces the chunk for one worker; the others have the same shapes. Keys come as their data, and what they are."""
-    if plan.mesh is not None:  # an array that a user has put on one device would not go with the others
-        shared = jax.device_put(shared, NamedSharding(plan.mesh, PartitionSpec()))
-    rows = [rows_of(members, worker) for worker in range(len(plan.members))]
-    rows = [(hparams, jax.random.wrap_key_data(data, impl=impl), own) for hparams, data, own in rows]
+def trace_chunk(static: Static, plan: Plan, given: Given, blank: State, chunk_steps: int) -> Chunk:
+    """Traces the chunk for one worker; the others have the same shapes. `blank` tells those of one member's state."""
+    size = plan.members.shape[1]
 
-    def arguments(worker, state, fresh, remaining):
-        return shared, rows[worker], state, np.bool_(fresh), np.int32(remaining)
+    def arguments(worker, state, remaining):
+        return given.shared, given.rows[worker], state, np.int32(remaining)
 
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), blank)
     choices = (static, chunk_steps, plan.batch_size, plan.mesh)
-    traced = _chunk.plain.trace(*choices, *arguments(0, rows_of(start, 0), True, 0))
-    return Traced(traced, arguments, static.value.compiler_options)
+    return Chunk(_chunk.trace(choices, *arguments(0, state, 0)), arguments, static.value.compiler_options)
+
+
+def blank_states(static: Static, plan: Plan, given: Given) -> list[State]:
+    """Each worker's, leaves `[B, …]`, before its first step."""
+    choices = (static, plan.batch_size, plan.mesh)
+    return [_starts("fast", {}, choices, given.shared, rows) for rows in given.rows]
 
 
 def rows_of(tree: Any, worker: int) -> Any:
@@ -171,7 +206,7 @@ def rows_of(tree: Any, worker: int) -> Any:
 class Progress(NamedTuple):
     """What is complete of a sweep."""
 
-    states: list[State]  # one a worker, leaves [B, …]
+    states: list[State]  # one a worker, leaves [B, …]; none yet before the first step
     infos: list[Info]  # one a chunk, or several; NumPy leaves [M, steps, …], of `done` steps together
     done: int  # steps
     seconds: float = 0.0
@@ -188,16 +223,15 @@ It returns what is to stay in memory of it.
 """
 
 
-def begun(plan: Plan, start: State) -> Progress:
-    """Before the first step; leaves of the start are `[W, B, …]`."""
-    return Progress([rows_of(start, worker) for worker in range(len(plan.members))], [], 0)
+def begun(plan: Plan, start: State | None) -> Progress:
+    """Before the first step from states with leaves `[W, B, …]`, or from blank ones, which are yet to be made."""
+    return Progress([] if start is None else [rows_of(start, worker) for worker in range(len(plan.members))], [], 0)
 
 
 def drive(
     call: Call,
     plan: Plan,
     progress: Progress,
-    fresh: bool,
     num_steps: int,
     chunk_steps: int,
     report: Callable[[int, np.ndarray, np.ndarray], Any],
@@ -213,8 +247,8 @@ def drive(
     try:
         while progress.done < num_steps and not progress.all_stopped:
             began = time.perf_counter()
-            is_first, remaining = fresh and progress.done == 0, num_steps - progress.done
-            futures = [pool.submit(call, w, progress.states[w], is_first, remaining) for w in workers]
+            remaining = num_steps - progress.done
+            futures = [pool.submit(call, w, progress.states[w], remaining) for w in workers]
             with threadpool_limits(1, "blas"):  # on the CPU its threads fight XLA's
                 outcomes = [future.result() for future in futures]
             seconds = progress.seconds + time.perf_counter() - began

@@ -190,9 +190,8 @@ def sweep(
     own = jax.tree.map(lambda leaf: _on_host(leaf)[key_index], stacked)
     data = np.asarray(jax.random.key_data(keys))
     members = (jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index], columns), data[key_index], own)
-    if state is None:
-        start = jax.tree.map(lambda leaf: np.zeros((*plan.members.shape, *leaf.shape), leaf.dtype), blank)
-    else:
+    start = None
+    if state is not None:
         state = checks.checked_state(state, blank, shape)
         start = jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index, key_index], state)
     progress, compile_seconds = chunks.begun(plan, start), 0.0
@@ -215,10 +214,13 @@ def sweep(
             if store is not None:
                 store.begin(num_steps)
             began = time.perf_counter()
-            traced = chunks.trace_chunk(static, plan, shared, members, jax.random.key_impl(keys), start, chunk_steps)
+            given = chunks.given(plan, shared, members, jax.random.key_impl(keys))
+            traced = chunks.trace_chunk(static, plan, given, blank, chunk_steps)
             _check_memory(kept, traced.work_bytes(plan), shape)
             tier = traced.tier(found.tier if found and compile == "auto" else compile, num_steps / chunk_steps)
             call = traced.compile(tier)
+            if not progress.states:
+                progress = progress._replace(states=chunks.blank_states(static, plan, given))
             compile_seconds = time.perf_counter() - began
             settle(static, problem.func, *([] if metrics is None else [metrics.func]))
             report = partial(_report, on_chunk, shape)
@@ -226,7 +228,7 @@ def sweep(
                 if folder is not None:
                     keeper = Keeper(folder.path, checkpoint_seconds, found, plan, tier, is_terminated)
                 keep = keeping(store, keeper)
-                progress = chunks.drive(call, plan, progress, state is None, num_steps, chunk_steps, report, keep)
+                progress = chunks.drive(call, plan, progress, num_steps, chunk_steps, report, keep)
         final = plan.gather(progress.states)
         _check_started(final)
         laid_out = lambda tree: jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree)  # noqa: E731

@@ -21,6 +21,7 @@ import pytest
 from contract import CASES, NETWORK, problem
 
 import jills
+from jills import compilation
 from jills.training import checkpoints, chunks
 from jills.training.run import blank_detail
 
@@ -433,10 +434,10 @@ def test_a_state_to_begin_from(tmp_path, untrained):
 def test_the_tier_is_that_of_the_checkpoints(tmp_path, whole, monkeypatch):
     """With "auto", more steps or a cache on disk might choose another."""
     chosen = []
-    compiled = chunks.Traced.compile
-    monkeypatch.setattr(chunks.Traced, "compile", lambda self, tier: (chosen.append(tier), compiled(self, tier))[1])
+    compiled = chunks.Chunk.compile
+    monkeypatch.setattr(chunks.Chunk, "compile", lambda self, tier: (chosen.append(tier), compiled(self, tier))[1])
     sweep(tmp_path, on_chunk=stop_at(2), compile="fast")
-    monkeypatch.setattr(chunks, "tier_of", lambda *_: "full")
+    monkeypatch.setattr(compilation, "tier_of", lambda *_: "full")
     sweep(tmp_path, on_chunk=stop_at(4))
     assert chosen == ["fast", "fast"]
     sweep(tmp_path / "other", on_chunk=stop_at(2))
