@@ -46,6 +46,18 @@ MODERATE = np.linspace(-7.0, 7.0, 113)  # in eighths, so that 0 is among them
 EXTREME = np.array([-1e30, -1e4, 1e4, 1e30])
 
 
+@every
+def test_the_value_tells_the_derivative_where_it_is_said_to(name, dtype):
+    activation = ACTIVATIONS[name][0]
+    total_input = jnp.asarray(np.concatenate([MODERATE, EXTREME]), dtype)
+    if activation.derivative_of_value is None:
+        assert name in ("identity", "softplus", "arcsinh", "gelu", "silu")
+        return
+    told = activation.derivative_of_value(activation(total_input))
+    assert told.dtype == dtype
+    np.testing.assert_allclose(told, activation.derivative(total_input), rtol=1e-6, atol=4 * eps_of(dtype))
+
+
 @functools.cache
 def evaluate(name, dtype):
     """Values, derivatives and autodiff's derivatives, at moderate and then at extreme total inputs."""

@@ -101,6 +101,15 @@ def test_init_depends_on_key_layer_and_scale_alone(key):
     chex.assert_trees_all_close(init(key, 0.5), half, rtol=1e-15)
 
 
+@pytest.mark.parametrize("sizes", [(3, 1), (2, 7, 1), (1, 2, 30, 3)])
+def test_init_draws_each_layer_from_a_key_of_its_own(key, sizes):
+    params = Network(sizes, tanh).init(key)
+    for at, layer in enumerate(params):
+        own = jax.random.normal(jax.random.split(key, len(params))[at], (sizes[at] + 1, sizes[at + 1]))
+        both = np.vstack([layer.weight, layer.bias])
+        np.testing.assert_allclose(both, own / np.sqrt(sizes[at]), rtol=1e-14)
+
+
 def test_init_takes_a_dtype_or_the_default_of_jax(key, dtype):
     network = Network((3, 2))
     for kind in (dtype, np.dtype(dtype), jnp.dtype(dtype).type):
