@@ -170,11 +170,19 @@ class Traced(NamedTuple):
             tier: "fast" or "full".
             full: options of the full tier.
         """
-        lowered = self.program.lower()
-        compiled = attempt(lambda known: lowered.compile(compiler_options=known or None), options_of(tier, full))
-        if self.structure is None:
-            return compiled
-        return lambda *args: jax.tree.unflatten(self.structure, compiled(*jax.tree.leaves(args)))
+        return self.begin(tier, full)()
+
+    def begin(self, tier: str, full: dict[str, Any]) -> Callable[[], Callable[..., Any]]:
+        """Lowers it; what is returned compiles it, in another thread if you like."""
+        lowered, options = self.program.lower(), options_of(tier, full)
+
+        def finish():
+            compiled = attempt(lambda known: lowered.compile(compiler_options=known or None), options)
+            if self.structure is None:
+                return compiled
+            return lambda *args: jax.tree.unflatten(self.structure, compiled(*jax.tree.leaves(args)))
+
+        return finish
 
 
 class Program:

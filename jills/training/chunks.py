@@ -192,10 +192,13 @@ def trace_chunk(static: Static, plan: Plan, given: Given, blank: State, chunk_st
     return Chunk(_chunk.trace(choices, *arguments(0, state, 0)), arguments, static.value.compiler_options)
 
 
-def blank_states(static: Static, plan: Plan, given: Given) -> list[State]:
-    """Each worker's, leaves `[B, …]`, before its first step."""
-    choices = (static, plan.batch_size, plan.mesh)
-    return [_starts("fast", {}, choices, given.shared, rows) for rows in given.rows]
+def begin_states(static: Static, plan: Plan, given: Given) -> Callable[[], list[State]]:
+    """What tells each worker's before its first step, leaves `[B, …]`; its program is compiled beside what follows."""
+    traced = _starts.trace((static, plan.batch_size, plan.mesh), given.shared, given.rows[0])
+    pool = ThreadPoolExecutor(1)
+    program = pool.submit(traced.begin("fast", {}))
+    pool.shutdown(wait=False)
+    return lambda: [program.result()(given.shared, rows) for rows in given.rows]
 
 
 def rows_of(tree: Any, worker: int) -> Any:

@@ -139,8 +139,8 @@ def sweep(
         ValueError: hparams out of range or of unequal lengths, shapes that do not fit, a result or checkpoints to go on
             from that were made with others, or a start that is not finite in any member.
         OSError: `checkpoint` cannot be written, or another sweep is writing there; told before steps are compiled.
-        MemoryError: state and info of all members, or with them the work of a step, would not fit; told before
-            anything is compiled.
+        MemoryError: state and info of all members, or with them the work of a step, would not fit; told before the
+            steps are compiled.
         RuntimeError: of several processes, another has failed or is not there any more. All end, none waits for ever
             (see `jills.training.processes`), and the same call goes on from `checkpoint`, in any number of processes.
     """
@@ -215,12 +215,13 @@ def sweep(
                 store.begin(num_steps)
             began = time.perf_counter()
             given = chunks.given(plan, shared, members, jax.random.key_impl(keys))
+            blank_states = None if progress.states else chunks.begin_states(static, plan, given)
             traced = chunks.trace_chunk(static, plan, given, blank, chunk_steps)
             _check_memory(kept, traced.work_bytes(plan), shape)
             tier = traced.tier(found.tier if found and compile == "auto" else compile, num_steps / chunk_steps)
             call = traced.compile(tier)
-            if not progress.states:
-                progress = progress._replace(states=chunks.blank_states(static, plan, given))
+            if blank_states is not None:
+                progress = progress._replace(states=blank_states())
             compile_seconds = time.perf_counter() - began
             settle(static, problem.func, *([] if metrics is None else [metrics.func]))
             report = partial(_report, on_chunk, shape)
