@@ -153,11 +153,12 @@ def test_minibatch_steps_agree_under_vmap(key):
         )
 
 
-def test_numbers_for_minibatches_damp_more_where_rows_are_few():
-    network = jills.Network((8, 10, 1))
+def test_numbers_for_minibatches_damp_more_the_fewer_rows_there_are():
+    network = jills.Network((8, 10, 1))  # 101 parameters
     assert gauss_newton.minibatch_hparams(network, 51) == gauss_newton.MinibatchHparams(
         damping=0.03, learning_rate=0.5, momentum=0.5
     )
-    assert gauss_newton.minibatch_hparams(network, 50).damping == 10.0
+    dampings = [gauss_newton.minibatch_hparams(network, rows).damping for rows in (5000, 50, 10, 1)]
+    np.testing.assert_allclose(dampings, [0.03, 0.04, 4.08, 49.53], rtol=1e-12)
     with pytest.raises(ValueError, match="num_rows is 0"):
         gauss_newton.minibatch_hparams(network, 0)
