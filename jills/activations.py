@@ -24,8 +24,6 @@ class Activation:
         inverse: `f⁻¹` on the open range, or None where `f` has none (ReLU).
         range: the open interval `(low, high)` of the values of `f`.
         nonsmooth: whether `f'` jumps, as that of ReLU does.
-        derivative_of_value: `f'` as a function of the value `h = f(H)`, or None where that does not tell it. It spares
-            an evaluation.
     """
 
     forward: Function
@@ -33,11 +31,18 @@ class Activation:
     inverse: Function | None = None
     range: tuple[float, float] = (-math.inf, math.inf)
     nonsmooth: bool = False
-    derivative_of_value: Function | None = None
 
     def __call__(self, total_input: jax.Array) -> jax.Array:
         """`f(H)`."""
         return self.forward(total_input)
+
+    @property
+    def derivative_of_value(self) -> Function | None:
+        """`f'` as a function of the value `h = f(H)`, where that is known to tell it: it spares an evaluation."""
+        slope = self.derivative
+        if isinstance(slope, _WithSlope):  # a slope is that of the sign, which values keep
+            return slope if self.forward == _WithSlope(_leaky, slope.slope) else None
+        return _OF_VALUES.get((self.forward, slope))
 
     def project(self, values: jax.Array, margin: float | None = None) -> jax.Array:
         """Moves values into the range, at least `margin` away from each of its finite ends.
@@ -182,12 +187,18 @@ def _silu_derivative(total_input):
     return gate * (1.0 + total_input * jax.nn.sigmoid(-total_input))
 
 
+_OF_VALUES: dict[tuple[Function, Function], Function] = {
+    (_tanh, _tanh_derivative): _tanh_slope,
+    (_sigmoid, _sigmoid_derivative): _sigmoid_slope,  # zero where the value rounds to one
+    (_relu, _relu_derivative): _relu_derivative,
+}
+
 identity = Activation(_itself, _ones, _itself)
-tanh = Activation(_tanh, _tanh_derivative, _tanh_inverse, (-1.0, 1.0), derivative_of_value=_tanh_slope)
-sigmoid = Activation(_sigmoid, _sigmoid_derivative, _sigmoid_inverse, (0.0, 1.0), derivative_of_value=_sigmoid_slope)
+tanh = Activation(_tanh, _tanh_derivative, _tanh_inverse, (-1.0, 1.0))
+sigmoid = Activation(_sigmoid, _sigmoid_derivative, _sigmoid_inverse, (0.0, 1.0))
 softplus = Activation(_softplus, _sigmoid, _softplus_inverse, (0.0, math.inf))
 arcsinh = Activation(_arcsinh, _arcsinh_derivative, _arcsinh_inverse)
-relu = Activation(_relu, _relu_derivative, nonsmooth=True, derivative_of_value=_relu_derivative)
+relu = Activation(_relu, _relu_derivative, nonsmooth=True)
 gelu = Activation(_gelu, _gelu_derivative)
 silu = Activation(_silu, _silu_derivative)
 
@@ -209,5 +220,4 @@ def leaky_relu(slope: float = 0.1) -> Activation:
         _WithSlope(_leaky_derivative, slope),
         _WithSlope(_leaky_inverse, slope),
         nonsmooth=True,
-        derivative_of_value=_WithSlope(_leaky_derivative, slope),
     )

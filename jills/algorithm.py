@@ -50,9 +50,9 @@ import jax.numpy as jnp
 from jills import checks, results
 from jills.arrays import automatic, cast, native_dtype
 from jills.batches import cast_known, fingerprint, has_weight, of_other_rows, prepare, uniform_weights
-from jills.compilation import Program
 from jills.losses import Loss, squared_error
 from jills.network import Network
+from jills.programs import Program
 from jills.states import is_finite, keep_best, norm_of_change, same_loss, share_saturated, with_records
 from jills.transformations import alike, cond, forward_only
 from jills.types import Batch, Info, Params, State

@@ -19,14 +19,13 @@ import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
-from jax.extend.core import get_opaque_trace_state, jaxprs_in_params
+from jax.extend.core import jaxprs_in_params
 
 from jills import traces
-from jills.arrays import has_tracers
 from jills.linalg import only_cpu
 
 Told = TypeVar("Told")
@@ -152,126 +151,13 @@ def attempt(function: Callable[[dict[str, Any]], Told], options: dict[str, Any])
             warnings.warn(f"XLA does not know {found[1]}: programs are compiled without it", stacklevel=2)
 
 
-class Traced(NamedTuple):
-    """A program that is traced, here or in an earlier process, but not compiled yet."""
-
-    program: Any  # of `jax.jit(…).trace`
-    facts: Any  # what was told of its trace
-    structure: Any = None  # of what it returns; None: it takes and returns no flat leaves
-
-    def tier(self, word: str, calls: float) -> str:
-        """The tier that a word of `TIERS` means here, "fast" or "full", for so many calls, one after the other."""
-        return tier_of(self.program.jaxpr.jaxpr, calls) if word == "auto" else word
-
-    def compile(self, tier: str, full: dict[str, Any]) -> Callable[..., Any]:
-        """Compiles it, or finds it compiled; to be called with all arguments but the static ones.
-
-        Args:
-            tier: "fast" or "full".
-            full: options of the full tier.
-        """
-        return self.begin(tier, full)()
-
-    def begin(self, tier: str, full: dict[str, Any]) -> Callable[[], Callable[..., Any]]:
-        """Lowers it; what is returned compiles it, in another thread if you like."""
-        lowered, options = self.program.lower(), options_of(tier, full)
-
-        def finish():
-            compiled = attempt(lambda known: lowered.compile(compiler_options=known or None), options)
-            if self.structure is None:
-                return compiled
-            return lambda *args: jax.tree.unflatten(self.structure, compiled(*jax.tree.leaves(args)))
-
-        return finish
-
-
-class Program:
-    """A function to be compiled with one set of options or another, as `jax.jit` does with one.
-
-    With `enable_compilation_cache` later processes do not trace it again, see `jills.traces`.
-
-    Attributes:
-        plain: compiled without options, and for use inside of other programs.
-    """
-
-    def __init__(
-        self, function: Callable[..., Any], static: tuple[int, ...], facts: Callable[[Any], Any] = lambda jaxpr: None
-    ):
-        self._function, self._static, self._facts = function, static, facts
-        self.plain = jax.jit(function, static_argnums=static)
-        self._others: dict[tuple, Any] = {}
-        self._known: dict[tuple, Callable[..., Any]] = {}
-
-    def with_options(self, options: dict[str, Any]) -> Any:
-        """The `jax.jit` with them."""
-        if not options:
-            return self.plain
-        key = tuple(sorted(options.items()))
-        if key not in self._others:
-            self._others[key] = jax.jit(self._function, static_argnums=self._static, compiler_options=dict(options))
-        return self._others[key]
-
-    def trace(self, static: tuple, *args: Any) -> Traced:
-        """Traces it, or finds it traced by an earlier process; of `args` shapes are enough."""
-        name = self._name(static, args)
-        return self._found(name, static, args) or self._traced(static, args)
-
-    def _name(self, static, args):
-        kept = traces.are_kept() and is_cached() and only_cpu()
-        return traces.name_of(self._function, static, args) if kept else None
-
-    def _found(self, name, static, args):
-        """The trace that has a name; None of one that cannot be kept."""
-        if name is None:
-            return None
-        kept = traces.find(name) or traces.made(name, self._function, static, args, self._facts)
-        if kept is None:
-            return None
-        return Traced(jax.jit(kept.exported.call).trace(*jax.tree.leaves(args)), kept.facts, kept.structure)
-
-    def _traced(self, static, args):
-        program = self.plain.trace(*static, *args)
-        return Traced(program, self._facts(program.jaxpr.jaxpr))
-
-    def __call__(self, tier: str, full: dict[str, Any], static: tuple, *args: Any) -> Any:
-        """The function, called once, in the tier that a word says; inside of another program as a part of that.
-
-        Args:
-            tier: a word of `TIERS`.
-            full: options of the full tier.
-            static: its static arguments, the first ones.
-            *args: the others.
-        """
-        if is_traced(args):
-            return self.plain(*static, *args)
-        name = self._name(static, args)
-        if name is not None:
-            key = (name, tier)
-            found = None if key in self._known else self._found(name, static, args)
-            if found is not None:
-                self._known[key] = found.compile("fast" if tier == "fast" else "full", full)
-            if key in self._known:
-                return self._known[key](*args)
-        if tier == "auto":
-            tier = tier_of(self.plain.trace(*static, *args).jaxpr.jaxpr, 1.0)
-        return attempt(lambda known: self.with_options(known)(*static, *args), options_of(tier, full))
-
-
-_OUTSIDE = get_opaque_trace_state()
-
-
-def is_traced(*trees: Any) -> bool:
-    """Whether this is called inside of a transformation by JAX, or with what one is called with."""
-    return has_tracers(trees) or get_opaque_trace_state() != _OUTSIDE
-
-
 def enable_compilation_cache(path: str | Path | None = None) -> Path:
     """Keeps compiled programs on disk, so that the next process finds them: JAX's own cache, for small programs too.
 
     For all programs of JAX in this process. Processes may share a folder. It is kept below 1 GiB; programs that were
     not used for longest go first. Programs for another CPU, JAX or XLA lie apart. On CPUs those of jills lie there as
-    they were traced, too, and are not traced again where functions, shapes, settings and versions are the same (see
-    `jills.traces`). Trust the folder as you trust a package: what lies there is run.
+    they were traced, too, in half a GiB at most, and are not traced again where functions, shapes, settings and
+    versions are the same (see `jills.traces`). Trust the folder as you trust a package: what lies there is run.
 
     Args:
         path: the folder; None: `jills` among the user's caches.

@@ -6,7 +6,6 @@ contents decide, as they are when `run` or `sweep` is called, see `jills.content
 compared as before, by `==`.
 """
 
-import hashlib
 from typing import Any
 
 from jills.contents import Unseen, read
@@ -14,7 +13,7 @@ from jills.contents import Unseen, read
 _SAME: dict[tuple, tuple] = {}
 """Contents → those of the same function before it was traced, where tracing changed them."""
 _MOST_KEPT = 1000
-AS_PYTHON = "as Python"
+CONTENTS = "contents"  # the first word of keys that are the same in every process
 
 
 class Static:
@@ -23,8 +22,6 @@ class Static:
     Attributes:
         value: a function, an algorithm; a function may be called without unwrapping it.
     """
-
-    UNSEEN = "unseen"
 
     def __init__(self, value: Any):
         self.value = value
@@ -41,11 +38,6 @@ class Static:
 
     def __hash__(self):
         return self._hash
-
-    def __repr__(self):
-        """The same in every process; `UNSEEN` where that cannot be."""
-        kind, *parts = self.key
-        return f"Static({self.UNSEEN if kind == AS_PYTHON else hashlib.sha256(repr(parts).encode()).hexdigest()})"
 
 
 def settle(*statics: Any) -> None:
@@ -82,6 +74,6 @@ class _AsPython:
 
 def _contents(value) -> tuple:
     try:
-        return ("contents", *read(value))
+        return (CONTENTS, *read(value))
     except Unseen:
-        return (AS_PYTHON, _AsPython(value))
+        return ("as Python", _AsPython(value))

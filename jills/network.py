@@ -11,8 +11,8 @@ import numpy as np
 
 from jills.activations import Activation, identity
 from jills.arrays import automatic, cast, check_array, known, native_dtype, typed_keys
-from jills.compilation import Program
 from jills.linalg import matmul
+from jills.programs import Program
 from jills.types import Activations, Layer, Params
 
 
@@ -159,7 +159,8 @@ def _several(given, expected):
 
 def _drawn(sizes, dtype, key, scales):
     counts = [(fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes)]
-    # All layers at once, each with a key of its own and as many numbers as the largest has: one kernel to compile.
+    # All layers at once, as many numbers as the largest has: one kernel to compile. Keys of the default kind draw each
+    # layer as if by itself.
     each = jax.vmap(lambda key: jax.random.normal(key, (max(counts),), dtype))(jax.random.split(key, len(counts)))
     layers = []
     for at, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):

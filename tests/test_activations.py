@@ -1,5 +1,6 @@
 """Activations against SciPy and `jax.grad`, and the promises that least squares relies on."""
 
+import dataclasses
 import functools
 import math
 import pickle
@@ -56,6 +57,13 @@ def test_the_value_tells_the_derivative_where_it_is_said_to(name, dtype):
     told = activation.derivative_of_value(activation(total_input))
     assert told.dtype == dtype
     np.testing.assert_allclose(told, activation.derivative(total_input), rtol=1e-6, atol=4 * eps_of(dtype))
+
+
+def test_a_derivative_of_ones_own_is_not_taken_from_the_value():
+    for activation in (activations.tanh, leaky_relu()):
+        other = dataclasses.replace(activation, forward=lambda x: 2 * jnp.tanh(x))
+        assert activation.derivative_of_value is not None
+        assert other.derivative_of_value is None
 
 
 @functools.cache

@@ -156,10 +156,13 @@ TEACHERS = [((3, 2, 1), 1e-4), ((3, 4, 1), 5e-5), ((2, 2, 2, 1), 5e-4)]
 @pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "bar"), TEACHERS)
 def test_teacher_student_reaches_the_bar(sizes, bar):
-    """Median loss over 24 seeds after 200 steps, tanh on every layer, 200 rows, ρ = 0.5."""
+    """Median loss over 96 seeds after 200 steps, tanh on every layer, 200 rows, ρ = 0.5.
+
+    (Of 24 it lies between 1e-4 and 5e-4 for the deepest, as rounding wills.)
+    """
     network = jills.Network(sizes, activations.tanh, activations.tanh)
     algorithm = ills.build(network, solver=solvers.qr)
-    keys = jax.random.split(jax.random.key(0), 24)
+    keys = jax.random.split(jax.random.key(0), 96)
     result = jills.sweep(algorithm, ills.Hparams(0.5), partial(teacher_problem, network, n=200), keys, 200)
     assert np.median(result.state.loss) <= bar
 

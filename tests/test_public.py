@@ -51,6 +51,7 @@ LAYERS = [
     {"functions"},
     {"traces"},
     {"compilation"},
+    {"programs"},
     {"network", "batches", "hparams", "states", "predictions"},
     {"losses", "solvers", "conjugate_gradients", "quasi_newton", "results", "linearization"},
     {"checks", "targets"},

@@ -48,7 +48,7 @@ def untuned(place: Place, full_batch: bool, decay: float) -> list[Trainer]:
     """Gauss–Newton on minibatches, without and with weight decay, and on all rows if wanted; L-BFGS."""
     minibatches = with_jills.JillsMethod(with_jills.for_minibatches(place.network, LOSS))
     rows = min(with_jills.MINIBATCH_ROWS, place.batch.inputs.shape[0] // 2)
-    start = jills.gauss_newton.minibatch_hparams(place.network, rows)
+    start = jills.gauss_newton.minibatch_hparams(place.network, rows, LOSS)
     falling = lambda left: start._replace(learning_rate=left * start.learning_rate)  # noqa: E731
     decayed = lambda left: falling(left)._replace(weight_decay=decay)  # noqa: E731
     whole = with_jills.JillsMethod(jills.gauss_newton.build(place.network, LOSS))

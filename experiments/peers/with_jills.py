@@ -28,7 +28,8 @@ def for_minibatches(network: jills.Network, loss: jills.Loss) -> jills.Algorithm
 def minibatch_gauss_newton(problem: Problem, budget: Budget) -> Trace:
     """Gauss–Newton on minibatches of 2048 rows, three products a step. A step of the trace is an epoch."""
     method = JillsMethod(for_minibatches(problem.network, problem.loss))
-    hparams = in_dtype(jills.gauss_newton.minibatch_hparams(problem.network, MINIBATCH_ROWS), problem.params)
+    chosen = jills.gauss_newton.minibatch_hparams(problem.network, MINIBATCH_ROWS, problem.loss)
+    hparams = in_dtype(chosen, problem.params)
     return epochs.run(method, hparams, problem, budget, MINIBATCH_ROWS)
 
 

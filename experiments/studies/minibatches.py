@@ -63,7 +63,7 @@ def trainers(network: jills.Network, num_rows: int) -> list[Trainer]:
     adam = jills.adam.build(network, LOSS, full_batch=False)
     newton = with_jills.for_minibatches(network, LOSS)
     rows = min(with_jills.MINIBATCH_ROWS, num_rows // 2)  # of a minibatch
-    hparams = jills.gauss_newton.minibatch_hparams(network, rows)
+    hparams = jills.gauss_newton.minibatch_hparams(network, rows, LOSS)
     return [
         *(Trainer(f"Adam {rate:g}", "adam", adam, jills.adam.Hparams(rate), 128) for rate in (3e-4, 1e-3, 3e-3)),
         Trainer("Gauss–Newton", "gauss_newton", newton, hparams, rows),

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import losses
-from jills.compilation import Program
 from jills.estimators import graph
 from jills.estimators.files import as_text, of_text, write
 from jills.estimators.forward import Forward, Scaling, probabilities
@@ -18,6 +17,7 @@ from jills.estimators.rows import padded
 from jills.evidence import Evidence
 from jills.evidence import predict as predict_by_evidence
 from jills.predictions import Ensemble, Prediction, ensemble
+from jills.programs import Program
 from jills.types import Batch, Params, State
 
 LOSSES = {

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jills.compilation import Program
 from jills.estimators import graph
 from jills.estimators.files import as_text, of_text, write
 from jills.estimators.fitted import Fitted, as_method, checked_inputs
@@ -17,6 +16,7 @@ from jills.estimators.methods import Method
 from jills.estimators.rows import padded_size
 from jills.evidence import predict as predict_by_evidence
 from jills.predictions import ensemble
+from jills.programs import Program
 from jills.types import Batch, State
 
 

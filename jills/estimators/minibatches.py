@@ -39,7 +39,7 @@ def begin(network: Network, loss: Loss, decay: float, params: Params | int, seed
         batch: the first one.
     """
     algorithm = gauss_newton.build(network, loss, ConjugateGradients(max_steps=3), full_batch=False)
-    hparams = gauss_newton.minibatch_hparams(network, int(np.count_nonzero(batch.weights)))
+    hparams = gauss_newton.minibatch_hparams(network, int(np.count_nonzero(batch.weights)), loss)
     starts: Any = params
     if isinstance(params, int):
         start = start_of(network, batch.inputs.dtype)

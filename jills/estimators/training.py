@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jills import predictions
-from jills.compilation import Program, is_cached
+from jills.compilation import is_cached
 from jills.estimators.fitted import Fitted
 from jills.estimators.forward import Scaling, probabilities
 from jills.estimators.methods import Method
 from jills.estimators.rows import as_batch, padded
 from jills.network import Network
 from jills.predictions import Prediction
+from jills.programs import Program
 from jills.training import Diagnosis, SweepResult, diagnose, progress_bar, sweep
 from jills.types import Batch
 

@@ -3,9 +3,9 @@
     θ ← θ − t B g(θ),   then the output layer solved
 
 `B` is H⁻¹ corrected by the pairs seen since (`jills.quasi_newton`), which know what H leaves out: the curvature of the
-network times the residuals. H holds the prior's α, so no damping is needed where steps succeed. Of t the first is tried
-that lowers S, of 1 and then each time the minimum of the parabola through what is known, between a tenth and a half of
-the last one. Where H has blocks only, three steps by conjugate gradients, which know what lies between them.
+network times the residuals. H holds the prior's α, so no damping is needed where steps succeed. t is the first
+that lowers S: 1, then each time the minimum of the parabola through what is known, between a tenth and a half of the
+last one. Where H has blocks only, three steps by conjugate gradients, which know what lies between them.
 
 More iterations with one factor cost less than the next factor, and find a lower S; but for α and β that are not right
 yet: with ten, not three, evidence is lower after the same time, and so are the densities of new rows.
@@ -27,7 +27,7 @@ from jills.transformations import alike
 STEPS = 3  # iterations with one factor
 ENOUGH = 0.01  # nats: no more iterations after one that lowers S by less
 STEPS_OF_BLOCKS, PRODUCTS, TOLERANCE = 3, 20, 0.1  # of conjugate gradients
-TRIALS = 6  # of t
+TRIALS = 6  # of t, until none is taken
 SHORTEST, LONGEST = 0.1, 0.5  # the next share of a step that was too long
 
 
@@ -42,7 +42,7 @@ class _Carry(NamedTuple):
     """Of the loop over steps."""
 
     point: Point
-    gradient: jax.Array  # (p,) there
+    before: tuple[jax.Array, jax.Array]  # (p,) each: θ and its gradient, where the last iteration began
     pairs: Pairs
     count: jax.Array  # () int32
     ended: jax.Array  # () bool, whether S hardly fell, or not at all
@@ -87,23 +87,21 @@ def _by_products(objective, start, factored):
 def _by_pairs(objective, start, factored):
     """Each direction by H⁻¹ and what was seen since."""
 
-    def gradient_at(point):
-        return objective.gradient(point.matrices, objective.forward(point.matrices))
-
     def going(carry):
         return (carry.count < STEPS) & ~carry.ended
 
     def step(carry):
-        direction = carry.pairs.direction(carry.gradient, factored.solve)
-        new = _lowered(objective, carry.point, direction, carry.gradient)
-        lower, gradient = new.value < carry.point.value, gradient_at(new)
-        rise, change = gradient - carry.gradient, flatten(new.matrices) - flatten(carry.point.matrices)
-        pairs = carry.pairs.with_pair(lower, change, rise, factored.solve(rise))
-        return _Carry(new, gradient, pairs, carry.count + 1, ~(carry.point.value - new.value > ENOUGH))
+        point = carry.point
+        theta, gradient = flatten(point.matrices), objective.gradient(point.matrices, objective.forward(point.matrices))
+        change, rise = theta - carry.before[0], gradient - carry.before[1]
+        pairs = carry.pairs.with_pair(carry.count > 0, change, rise, factored.solve(rise))
+        new = _lowered(objective, point, pairs.direction(gradient, factored.solve), gradient)
+        return _Carry(new, (theta, gradient), pairs, carry.count + 1, ~(point.value - new.value > ENOUGH))
 
-    gradient = gradient_at(start)
-    pairs = Pairs.none(STEPS - 1, gradient.size, gradient.dtype)
-    begin = _Carry(start, gradient, pairs, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+    theta = flatten(start.matrices)
+    pairs = Pairs.none(STEPS - 1, theta.size, theta.dtype)
+    nothing = (jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+    begin = _Carry(start, (theta, jnp.zeros_like(theta)), pairs, *nothing)
     return lax.while_loop(going, step, alike(begin, factored, objective.rows)).point
 
 

@@ -19,8 +19,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from threadpoolctl import threadpool_limits
 
 from jills import results
-from jills.compilation import Program, Traced
 from jills.functions import Static
+from jills.programs import Program, Traced
 from jills.training.members import member_of
 from jills.training.memory import heaviest_step
 from jills.training.run import scan
@@ -138,8 +138,7 @@ def _steps(static, chunk_steps, batch_size, mesh, shared, members, state, remain
     return _each(one, batch_size, mesh, (shared, remaining), (*members, state))
 
 
-# Starts have a program of their own: they are drawn once, and would take a third of the compilation of the steps, which
-# are compiled to run often.
+# Starts have a program of their own: they are made once, and steps are compiled to run often.
 _starts, _chunk = Program(_blank, (0, 1, 2)), Program(_steps, (0, 1, 2, 3), heaviest_step)
 
 
@@ -170,14 +169,8 @@ class Chunk(NamedTuple):
 
     def compile(self, tier: str) -> Call:
         """Compiles it, or finds it compiled: only shapes and static choices tell programs apart."""
-        program, wide = self.traced.compile(tier, self.full), bool(jax.config.read("jax_enable_x64"))
-
-        def call(worker, state, remaining):
-            # Threads do not inherit JAX's context managers: hence this one, and the program compiled outside.
-            with jax.enable_x64(wide):
-                return jax.block_until_ready(program(*self.arguments(worker, state, remaining)))
-
-        return call
+        program = _in_threads(self.traced.compile(tier, self.full))
+        return lambda worker, state, remaining: program(*self.arguments(worker, state, remaining))
 
 
 def trace_chunk(static: Static, plan: Plan, given: Given, blank: State, chunk_steps: int) -> Chunk:
@@ -192,13 +185,23 @@ def trace_chunk(static: Static, plan: Plan, given: Given, blank: State, chunk_st
     return Chunk(_chunk.trace(choices, *arguments(0, state, 0)), arguments, static.value.compiler_options)
 
 
-def begin_states(static: Static, plan: Plan, given: Given) -> Callable[[], list[State]]:
-    """What tells each worker's before its first step, leaves `[B, …]`; its program is compiled beside what follows."""
+def blank_states(static: Static, plan: Plan, given: Given, word: str) -> list[State]:
+    """Each worker's before its first step, leaves `[B, …]`; `word` as for `sweep`."""
     traced = _starts.trace((static, plan.batch_size, plan.mesh), given.shared, given.rows[0])
-    pool = ThreadPoolExecutor(1)
-    program = pool.submit(traced.begin("fast", {}))
-    pool.shutdown(wait=False)
-    return lambda: [program.result()(given.shared, rows) for rows in given.rows]
+    call = _in_threads(traced.compile(traced.tier(word, 1.0), {}))
+    with ThreadPoolExecutor(len(given.rows)) as pool:
+        return list(pool.map(lambda rows: call(given.shared, rows), given.rows))
+
+
+def _in_threads(program):
+    """A compiled program, called and waited for in threads, which do not inherit JAX's context managers."""
+    wide = bool(jax.config.read("jax_enable_x64"))
+
+    def call(*args):
+        with jax.enable_x64(wide):
+            return jax.block_until_ready(program(*args))
+
+    return call
 
 
 def rows_of(tree: Any, worker: int) -> Any:

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jax import lax
 
-from jills.compilation import Program
 from jills.functions import Static, settle
+from jills.programs import Program
 from jills.results import Stop
 from jills.states import SAME_LOSS
 from jills.training.description import differences

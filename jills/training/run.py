@@ -13,8 +13,9 @@ from jills import checks, results
 from jills.algorithm import Algorithm
 from jills.arrays import automatic, blocks_of_rows, cast, native, native_dtype
 from jills.batches import cast_known
-from jills.compilation import Program, check_tier
+from jills.compilation import check_tier
 from jills.functions import Static, settle
+from jills.programs import Program
 from jills.results import Stop
 from jills.training.validation import Validation, check_validation, checked_patience, entered, judged
 from jills.transformations import alike, cond

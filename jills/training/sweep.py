@@ -215,13 +215,12 @@ def sweep(
                 store.begin(num_steps)
             began = time.perf_counter()
             given = chunks.given(plan, shared, members, jax.random.key_impl(keys))
-            blank_states = None if progress.states else chunks.begin_states(static, plan, given)
             traced = chunks.trace_chunk(static, plan, given, blank, chunk_steps)
             _check_memory(kept, traced.work_bytes(plan), shape)
             tier = traced.tier(found.tier if found and compile == "auto" else compile, num_steps / chunk_steps)
             call = traced.compile(tier)
-            if blank_states is not None:
-                progress = progress._replace(states=blank_states())
+            if not progress.states:
+                progress = progress._replace(states=chunks.blank_states(static, plan, given, compile))
             compile_seconds = time.perf_counter() - began
             settle(static, problem.func, *([] if metrics is None else [metrics.func]))
             report = partial(_report, on_chunk, shape)

@@ -153,12 +153,17 @@ def test_minibatch_steps_agree_under_vmap(key):
         )
 
 
-def test_numbers_for_minibatches_damp_more_the_fewer_rows_there_are():
+def test_numbers_for_minibatches_damp_more_the_scarcer_residuals_are():
     network = jills.Network((8, 10, 1))  # 101 parameters
-    assert gauss_newton.minibatch_hparams(network, 51) == gauss_newton.MinibatchHparams(
+    assert gauss_newton.minibatch_hparams(network, 101) == gauss_newton.MinibatchHparams(
         damping=0.03, learning_rate=0.5, momentum=0.5
     )
-    dampings = [gauss_newton.minibatch_hparams(network, rows).damping for rows in (5000, 50, 10, 1)]
-    np.testing.assert_allclose(dampings, [0.03, 0.04, 4.08, 49.53], rtol=1e-12)
+    rows = (5000, 101, 10, 1)
+    values = np.array([gauss_newton.minibatch_hparams(network, each).damping for each in rows])
+    np.testing.assert_allclose(values, [0.03, 0.03, 0.303, 3.03], rtol=1e-12)
+    classes = jills.Network((8, 10, 3))  # 123 parameters
+    losses = (jills.losses.softmax_cross_entropy, jills.losses.huber(1.0))
+    values = np.array([gauss_newton.minibatch_hparams(classes, 41, loss).damping for loss in losses])
+    np.testing.assert_allclose(values, [10.03, 0.03], rtol=1e-12)
     with pytest.raises(ValueError, match="num_rows is 0"):
         gauss_newton.minibatch_hparams(network, 0)
