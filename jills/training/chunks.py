@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -117,7 +118,9 @@ def _blank(static, batch_size, mesh, shared, members):
     def one(shared, member):
         _, key, own = member
         params, batch, _, _ = _member(shared, key, own)
-        return static.value.blank(params, batch)
+        state = static.value.blank(params, batch)
+        # Finite losses, lest JAX finds others where it looks for them; nothing is told by either.
+        return state._replace(loss=jnp.zeros_like(state.loss), best_loss=jnp.zeros_like(state.best_loss))
 
     return _each(one, batch_size, mesh, shared, members)
 
