@@ -75,14 +75,25 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Shared(NamedTuple):
+    """What all members of a sweep have in common."""
+
+    problem: Any
+    stop: results.Stop
+    metrics: Any  # None: those of the problem, or none
+    common: list  # rows, and those for validation, see `members.Rows`; None of what each member brings
+    patience: Any
+    still: Any  # the detail of a member that stands still
+
+
 class Given(NamedTuple):
     """What the programs of a sweep are given, but for states."""
 
-    shared: tuple  # problem, stop, metrics, common rows, patience and blank detail, for all members
+    shared: Shared
     rows: list[tuple]  # hyperparameters, keys and rows of each worker's members, leaves [B, …]
 
 
-def given(plan: Plan, shared: tuple, members: tuple, impl: Any) -> Given:
+def given(plan: Plan, shared: Shared, members: tuple, impl: Any) -> Given:
     """For leaves `[W, B, …]` of members; keys come as their data, and what they are."""
     if plan.mesh is not None:  # an array that a user has put on one device would not go with the others
         shared = jax.device_put(shared, NamedSharding(plan.mesh, PartitionSpec()))
@@ -107,9 +118,8 @@ def _each(one, batch_size, mesh, shared, members):
 
 
 def _member(shared, key, own):
-    problem, _, _, common, _, _ = shared
-    rows, judges = (one and one._replace(stacked=two) for one, two in zip(common, own, strict=True))
-    return member_of(problem, key, rows, judges)
+    rows, judges = (one and one._replace(stacked=two) for one, two in zip(shared.common, own, strict=True))
+    return member_of(shared.problem, key, rows, judges)
 
 
 def _blank(static, batch_size, mesh, shared, members):
@@ -131,12 +141,11 @@ def _steps(static, chunk_steps, batch_size, mesh, shared, members, state, remain
 
     def one(both, member):
         (shared, remaining), (hparams, key, own, state) = both, member
-        _, stop, metrics, _, patience, still = shared
         _, batch, own_metrics, judge = _member(shared, key, own)
         state, batch = algorithm.resume(state, batch)
-        metrics = metrics if own_metrics is None else own_metrics
-        judge = None if judge is None else Validation(judge, patience)
-        return scan(algorithm, chunk_steps, hparams, state, batch, stop, metrics, judge, still, remaining)
+        metrics = shared.metrics if own_metrics is None else own_metrics
+        judge = None if judge is None else Validation(judge, shared.patience)
+        return scan(algorithm, chunk_steps, hparams, state, batch, shared.stop, metrics, judge, shared.still, remaining)
 
     return _each(one, batch_size, mesh, (shared, remaining), (*members, state))
 
@@ -160,15 +169,6 @@ class Chunk(NamedTuple):
         """The least that all its calls hold at once, beside the states."""
         calls = len(plan.members) if plan.mesh is None else plan.mesh.size
         return calls * self.traced.facts
-
-    def tier(self, word: str, calls: float) -> str:
-        """The tier that a word of `sweep` means here, "fast" or "full".
-
-        Args:
-            word: see `sweep`.
-            calls: of each worker.
-        """
-        return self.traced.tier(word, calls)
 
     def compile(self, tier: str) -> Call:
         """Compiles it, or finds it compiled: only shapes and static choices tell programs apart."""

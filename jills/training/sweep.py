@@ -182,7 +182,7 @@ def sweep(
     common = [each and each._replace(stacked=None) for each in rows]
     stacked = [each and each.stacked for each in rows]
     still, stop = blank_detail(algorithm, blank.loss.dtype), cast(stop, blank.loss.dtype)
-    shared = (problem, stop, metrics, common, waits, still)
+    shared = chunks.Shared(problem, stop, metrics, common, waits, still)
 
     plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
     hparam_index, key_index = np.divmod(plan.members, shape[1])
@@ -215,10 +215,10 @@ def sweep(
                 store.begin(num_steps)
             began = time.perf_counter()
             given = chunks.given(plan, shared, members, jax.random.key_impl(keys))
-            traced = chunks.trace_chunk(static, plan, given, blank, chunk_steps)
-            _check_memory(kept, traced.work_bytes(plan), shape)
-            tier = traced.tier(found.tier if found and compile == "auto" else compile, num_steps / chunk_steps)
-            call = traced.compile(tier)
+            chunk = chunks.trace_chunk(static, plan, given, blank, chunk_steps)
+            _check_memory(kept, chunk.work_bytes(plan), shape)
+            tier = chunk.traced.tier(found.tier if found and compile == "auto" else compile, num_steps / chunk_steps)
+            call = chunk.compile(tier)
             if not progress.states:
                 progress = progress._replace(states=chunks.blank_states(static, plan, given, compile))
             compile_seconds = time.perf_counter() - began
