@@ -32,11 +32,19 @@ class Traced(NamedTuple):
             tier: "fast" or "full".
             full: options of the full tier.
         """
-        lowered = self.program.lower()
-        compiled = attempt(lambda known: lowered.compile(compiler_options=known or None), options_of(tier, full))
-        if self.structure is None:
-            return compiled
-        return lambda *args: jax.tree.unflatten(self.structure, compiled(*jax.tree.leaves(args)))
+        return self.lower(tier, full)()
+
+    def lower(self, tier: str, full: dict[str, Any]) -> Callable[[], Callable[..., Any]]:
+        """What `compile` has yet to do where it is lowered: XLA's part, which may be done in a thread."""
+        lowered, options = self.program.lower(), options_of(tier, full)
+
+        def finish():
+            compiled = attempt(lambda known: lowered.compile(compiler_options=known or None), options)
+            if self.structure is None:
+                return compiled
+            return lambda *args: jax.tree.unflatten(self.structure, compiled(*jax.tree.leaves(args)))
+
+        return finish
 
 
 class Program:

@@ -96,7 +96,7 @@ class GroupedRegressor(RegressorMixin, NetworkEstimator):
         given = (inputs.at(which).applied(X), outputs.at(which).applied(y[:, None]), weights)
         batch = Batch(*(np.asarray(stacked(each, places), dtype) for each in given))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        keys = keys_of(jax.random.key(seed), count * members)
+        _, keys = keys_of(seed, count * members)
         batches = jax.tree.map(lambda leaf: np.repeat(leaf, members, axis=0), batch)
         result = swept(as_method(described), keys, dtype, self.verbose, batches, compile=self.compile)
         # By NumPy: JAX would compile each of these.

@@ -43,12 +43,18 @@ class Outcome(NamedTuple):
     error: float  # with folds: its mean square, or of classes its cross-entropy
 
 
-def keys_of(key: jax.Array, count: int) -> jax.Array:
-    """Of as many starts, `(count,)`."""
-    return _split("fast", {}, (count,), key)
+def keys_of(seed: int, count: int) -> tuple[jax.Array, jax.Array]:
+    """`jax.random.key(seed)`, and as many keys of starts split from it, `(count,)`; in one program."""
+    config: Any = jax.config
+    return _keys("fast", {}, (count, config.jax_default_prng_impl), np.int32(seed))
 
 
-_split = Program(lambda count, key: jax.random.split(key, count), (0,))
+def _seeded(count, impl, seed):
+    key = jax.random.key(seed, impl=impl)
+    return key, jax.random.split(key, count)
+
+
+_keys = Program(_seeded, (0, 1))
 
 
 def start_of(network: Network, dtype: Any) -> Any:
@@ -122,9 +128,8 @@ def train(
         before: an earlier result to go on from.
         **told: further fields of `Fitted`.
     """
-    key = jax.random.key(seed)
+    key, keys = keys_of(seed, members if folds is None else -(-members // folds) * folds)
     weights, validation = _shares(key, method, table, members, folds)
-    keys = keys_of(key, len(weights))
     same = (weights == weights[0]).all()
     batch = as_batch(table.inputs, table.targets, weights[0] if same else weights, dtype)
     batches = jax.device_put(batch)

@@ -21,7 +21,7 @@ from jax import lax
 from jills import linearization
 from jills.evidence import factors
 from jills.evidence.likelihood import Likelihood
-from jills.linalg import HIGHEST, add, flatten, matmul
+from jills.linalg import HIGHEST, add, assembled, flatten, matmul
 from jills.network import Network
 
 BLOCK_ENTRIES = 2**19  # of the products of one block of rows: they stay in the cache of a core
@@ -146,13 +146,12 @@ def statistics_of_rows(
 
 
 def gram_of(tables: Sequence[jax.Array], network: Network, layers: range) -> jax.Array:
-    """G of some layers, `(p, p)`, from the products of every pair of them."""
-    grid: list[list] = [[None] * len(layers) for _ in layers]
-    for (one, other), table in zip(_pairs(layers), tables, strict=True):
-        block = _laid_out(table, network, one, other)
-        grid[one - layers[0]][other - layers[0]] = block
-        grid[other - layers[0]][one - layers[0]] = block.T
-    return jnp.concatenate([jnp.concatenate(row, axis=1) for row in grid], axis=0)
+    """The lower half of G of some layers, `(p, p)`, from the products of every pair; zero above a layer's own block."""
+    sizes = [(network.sizes[layer] + 1) * network.sizes[layer + 1] for layer in layers]
+    begin = [0, *(int(end) for end in np.cumsum(sizes))]
+    corners = [(begin[other - layers[0]], begin[one - layers[0]]) for one, other in _pairs(layers)]
+    blocks = [_laid_out(table, network, *pair) for pair, table in zip(_pairs(layers), tables, strict=True)]
+    return assembled(begin[-1], dict(zip(corners, blocks, strict=True)))
 
 
 def _pairs(layers):
@@ -177,18 +176,19 @@ def _table(below, sensitivity, curved, one, other):
 
 
 def _laid_out(table, network, one, other):
+    """The block of the rows of `other` and the columns of `one`."""
     m, m_other = network.sizes[one] + 1, network.sizes[other] + 1
     q, q_other = network.sizes[one + 1], network.sizes[other + 1]
     if one == other and q == 1:
         return table
     if one == other:
         table = _taken(_taken(table, _symmetric(m).ravel()).T, _symmetric(q).ravel()).T
-    return table.reshape(m, m_other, q, q_other).transpose(0, 2, 1, 3).reshape(m * q, m_other * q_other)
+    return table.reshape(m, m_other, q, q_other).transpose(1, 3, 0, 2).reshape(m_other * q_other, m * q)
 
 
 def _taken(array, rows):
-    """Rows that are known to be there: to check them costs kernels."""
-    return array.at[rows].get(mode="promise_in_bounds")
+    """Rows that are known to be there: to check them costs kernels, and so do signs, which may count from the end."""
+    return array.at[rows.astype(np.uint32)].get(mode="promise_in_bounds")
 
 
 def _symmetric(size):

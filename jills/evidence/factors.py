@@ -26,7 +26,7 @@ class Dense(NamedTuple):
 
     @classmethod
     def of(cls, gram: jax.Array, alpha: jax.Array, damping: jax.Array | float = 0.0) -> "Dense":
-        """Of `G + diag(α)`, `(p, p)` and `(p,)`, and a damping λ in units of D."""
+        """Of `G + diag(α)`, `(p, p)`, of which the lower half is read, and `(p,)`; and a damping λ in units of D."""
         d = diagonal(gram) + alpha
         shift = jnp.asarray(damping + rounding(gram), gram.dtype)
         root, shift = inverse_root(gram, 1.0 / jnp.sqrt(d), shift)

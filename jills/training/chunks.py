@@ -188,12 +188,18 @@ def trace_chunk(static: Static, plan: Plan, given: Given, blank: State, chunk_st
     return Chunk(_chunk.trace(choices, *arguments(0, state, 0)), arguments, static.value.compiler_options)
 
 
-def blank_states(static: Static, plan: Plan, given: Given, word: str) -> list[State]:
-    """Each worker's before its first step, leaves `[B, …]`; `word` as for `sweep`."""
+def blank_states(static: Static, plan: Plan, given: Given, word: str) -> Callable[[], list[State]]:
+    """Begins to make each worker's before its first step, leaves `[B, …]`, in threads; returns what waits for them.
+
+    So they are ready when steps have been traced. `word` as for `sweep`.
+    """
     traced = _starts.trace((static, plan.batch_size, plan.mesh), given.shared, given.rows[0])
-    call = _in_threads(traced.compile(traced.tier(word, 1.0), {}))
-    with ThreadPoolExecutor(len(given.rows)) as pool:
-        return list(pool.map(lambda rows: call(given.shared, rows), given.rows))
+    pool = ThreadPoolExecutor(1 + len(given.rows))
+    compiled = pool.submit(traced.lower(traced.tier(word, 1.0), {}))
+    call = _in_threads(lambda *args: compiled.result()(*args))
+    states = [pool.submit(call, given.shared, rows) for rows in given.rows]
+    pool.shutdown(wait=False)
+    return lambda: [state.result() for state in states]
 
 
 def _in_threads(program):

@@ -215,12 +215,13 @@ def sweep(
                 store.begin(num_steps)
             began = time.perf_counter()
             given = chunks.given(plan, shared, members, jax.random.key_impl(keys))
+            starts = None if progress.states else chunks.blank_states(static, plan, given, compile)
             chunk = chunks.trace_chunk(static, plan, given, blank, chunk_steps)
             _check_memory(kept, chunk.work_bytes(plan), shape)
             tier = chunk.traced.tier(found.tier if found and compile == "auto" else compile, num_steps / chunk_steps)
             call = chunk.compile(tier)
-            if not progress.states:
-                progress = progress._replace(states=chunks.blank_states(static, plan, given, compile))
+            if starts is not None:
+                progress = progress._replace(states=starts())
             compile_seconds = time.perf_counter() - began
             settle(static, problem.func, *([] if metrics is None else [metrics.func]))
             report = partial(_report, on_chunk, shape)
