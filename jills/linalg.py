@@ -210,9 +210,9 @@ _roots = fold_batches(_root_of_inverse, jax.vmap(_root_of_inverse))
 def inverse_root(gram: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`L⁻¹` of `C + τ I = L Lᵀ`, lower triangular, so that `(C + τ I)⁻¹ = L⁻ᵀ L⁻¹`; and τ.
 
-    C has ones on its diagonal, and `G_ij s_i s_j` off it, for a symmetric `(p, p)`, of which the lower half is read, and
-    scales `(p,)`. τ is the given shift, `()`, or where rounding makes Cholesky fail eight times as much, and so on; NaN
-    where that fails too. The logarithm of the determinant is `−2 Σ log diag L⁻¹`.
+    C has ones on its diagonal, and `G_ij s_i s_j` off it, for a symmetric `(p, p)`, of which only the lower half is
+    read, and scales `(p,)`. τ is the given shift, `()`, or where rounding makes Cholesky fail eight times as much, and
+    so on; NaN where that fails too. The logarithm of the determinant is `−2 Σ log diag L⁻¹`.
     """
     root, shift = _roots(gram[None], scale[None], shift[None])
     return root[0], shift[0]

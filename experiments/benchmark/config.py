@@ -8,10 +8,12 @@ from pydantic import Field
 
 from experiments.config import ConfigError, Positive, ProblemConfig, Table, read
 from experiments.peers import PEERS, with_jills
+from experiments.peers.base import FAST_TIER
 
 FULL_BATCH, MINIBATCHES = "Adam, full batch", "Adam, minibatches"
+QUICKLY_COMPILED = f"{FULL_BATCH}{FAST_TIER}"
 UNTUNED = tuple(peer for peer in (*with_jills.PEERS, *PEERS) if not peer.name.startswith("Optax Adam"))
-NAMES = (FULL_BATCH, MINIBATCHES, *(peer.name for peer in UNTUNED))
+NAMES = (FULL_BATCH, QUICKLY_COMPILED, MINIBATCHES, *(peer.name for peer in UNTUNED))
 
 
 class BenchmarkConfig(ProblemConfig):

@@ -22,6 +22,7 @@ from experiments.benchmark.config import (
     FULL_BATCH,
     MINIBATCHES,
     NAMES,
+    QUICKLY_COMPILED,
     UNTUNED,
     BenchmarkConfig,
     ConfigError,
@@ -119,7 +120,7 @@ def applicable(config: BenchmarkConfig, problem: Problem) -> list[str]:
     peers, lines = choose(problem, tuple(peer for peer in UNTUNED if peer.name not in config.leave_out))
     lines += [f"{name} is left out: {reason}" for name, reason in config.leave_out.items()]
     print(*lines, sep="\n", file=sys.stderr, end="\n" if lines else "")
-    tunable = [FULL_BATCH, *([MINIBATCHES] if batch_sizes(problem) else [])]
+    tunable = [FULL_BATCH, QUICKLY_COMPILED, *([MINIBATCHES] if batch_sizes(problem) else [])]
     return [name for name in NAMES if name in {*tunable, *(peer.name for peer in peers)} - set(config.leave_out)]
 
 
@@ -130,9 +131,9 @@ def batch_sizes(problem: Problem) -> list[int]:
 
 def entry(name: str, tuning: dict) -> Peer:
     """A peer by name, Adam at its tuned setting."""
-    if name == FULL_BATCH:
-        rate = tuning["full_batch"]["rate"]
-        return Peer(name, partial(with_optax.adam, learning_rate=rate), setting=f"rate {rate:g}")
+    if name in (FULL_BATCH, QUICKLY_COMPILED):
+        rate, tier = tuning["full_batch"]["rate"], "full" if name == FULL_BATCH else "fast"
+        return Peer(name, partial(with_optax.adam, learning_rate=rate, tier=tier), setting=f"rate {rate:g}")
     if name == MINIBATCHES:
         rate, size = tuning["minibatches"]["rate"], tuning["minibatches"]["batch_size"]
         run = partial(with_optax.minibatch_adam, learning_rate=rate, batch_size=size)

@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from experiments.benchmark.config import FULL_BATCH, MINIBATCHES
+from experiments.peers.base import FAST_TIER
 
 OURS = ("jills gauss_newton", "jills ills")  # the first that was run is compared
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -52,14 +53,17 @@ def ratios(runs: pd.DataFrame, ours: str, compiled: bool = False) -> pd.DataFram
     Args:
         runs: one row per problem, seed and peer.
         ours: the peer whose time is the divisor.
-        compiled: whether times include compilation.
+        compiled: whether times include compilation; then ours is taken in the tier that is done sooner, as those of
+            the peers are that were run in both, see `best_of`.
 
     Returns:
         One row for each run of a seed that ours was run on: problem, seed, peer, low, point, high.
     """
     times = runs.loc[:, ["problem", "seed", "peer", "reached"]]
     times["time"] = runs.seconds + (runs.compile_seconds.fillna(0.0) if compiled else 0.0)
-    own = times.loc[times.peer == ours].drop(columns="peer")
+    tiers = (ours, f"{ours}{FAST_TIER}") if compiled else (ours,)
+    own = times.loc[times.peer.isin(tiers)].sort_values("time").drop_duplicates(["problem", "seed"])
+    own = own.drop(columns="peer")
     both = times.merge(own, on=["problem", "seed"], suffixes=("", "_ours"))
     both["point"] = both.time / both.time_ours
     both["low"] = both.point.where(both.reached_ours, 0.0)

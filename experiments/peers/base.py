@@ -18,6 +18,7 @@ from experiments.measuring import clock
 from jills.training import num_cores
 
 TRIAL_SECONDS = 0.2  # of finding out how many threads are best; more where one call takes longer
+FAST_TIER = ", fast tier"  # ends the name of a peer that is compiled in it, see `jills.compiler_options`
 JACOBIAN_BYTES = 2e9  # a peer whose matrices would be larger is not run
 
 

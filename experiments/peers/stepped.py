@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
 import jax
@@ -85,12 +85,16 @@ def standard_jax() -> Iterator[None]:
         yield
 
 
-def run(method: Method, hparams: Any, problem: Problem, budget: Budget) -> Trace:
-    """The trace of a method. Inside a call the steps are taken to last equally long."""
+def run(method: Method, hparams: Any, problem: Problem, budget: Budget, tier: str = "full") -> Trace:
+    """The trace of a method, compiled in a tier, see `jills.compiler_options`.
+
+    Inside a call the steps are taken to last equally long.
+    """
     target, never = (jnp.asarray(value, problem.dtype) for value in (budget.target_loss, -jnp.inf))
-    begin = partial(_begin, method, hparams, problem.params, problem.batch)
+    begin, advance = programs(tier)
+    begin = partial(begin, method, hparams, problem.params, problem.batch)
     compile_seconds = first_call_extra(begin)
-    advance = partial(_advance, method, hparams, problem.batch)
+    advance = partial(advance, method, hparams, problem.batch)
     # A call of no step compiles and does nothing else; one thrown away step warms what the steps use.
     compile_seconds += first_call_extra(partial(advance, target, begin(), 0))
     pace = clock(partial(advance, target, begin(), 1))[0]
@@ -120,12 +124,17 @@ def plan(budget: Budget, seconds: float, steps: int, pace: float, capacity: int 
     return max(1, min(int(wanted) + 1, capacity, budget.max_steps - steps))
 
 
-@partial(jax.jit, static_argnums=0)
+@cache
+def programs(tier: str) -> tuple[Any, Any]:
+    """A start, and some steps, as `jax.jit` of a tier."""
+    options = jills.compiler_options(tier) or None
+    return tuple(jax.jit(one, static_argnums=0, compiler_options=options) for one in (_begin, _advance))
+
+
 def _begin(method, hparams, params, batch):
     return method.start(hparams, params, batch)
 
 
-@partial(jax.jit, static_argnums=0)
 def _advance(method, hparams, batch, target, state, count):
     """Up to `count` steps; ends early at the target, or where the method does. Returns losses and their number."""
 

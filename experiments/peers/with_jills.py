@@ -6,17 +6,17 @@ from itertools import pairwise
 
 import jills
 from experiments.peers import epochs, stepped
-from experiments.peers.base import Budget, Peer, Problem, Trace, is_least_squares
+from experiments.peers.base import FAST_TIER, Budget, Peer, Problem, Trace, is_least_squares
 from experiments.peers.stepped import JillsMethod, in_dtype
 
 MINIBATCH_ROWS, MINIBATCH_PRODUCTS = 2048, 3
 ILLS_WORK = 2e10  # multiplications of a step's QR decompositions; some seconds
 
 
-def run(problem: Problem, budget: Budget, build: Callable[[Problem], jills.Algorithm]) -> Trace:
+def run(problem: Problem, budget: Budget, build: Callable[[Problem], jills.Algorithm], tier: str = "full") -> Trace:
     """The trace of an algorithm with its default hyperparameters."""
     algorithm = build(problem)
-    return stepped.run(JillsMethod(algorithm), in_dtype(algorithm.defaults, problem.params), problem, budget)
+    return stepped.run(JillsMethod(algorithm), in_dtype(algorithm.defaults, problem.params), problem, budget, tier)
 
 
 def for_minibatches(network: jills.Network, loss: jills.Loss) -> jills.Algorithm:
@@ -58,6 +58,12 @@ def suits_ills(problem: Problem) -> bool:
 
 PEERS = (
     Peer("jills gauss_newton", partial(run, build=gauss_newton), needs="jills", package="jills"),
+    Peer(
+        f"jills gauss_newton{FAST_TIER}",
+        partial(run, build=gauss_newton, tier="fast"),
+        needs="jills",
+        package="jills",
+    ),
     Peer(
         "jills gauss_newton, minibatches",
         minibatch_gauss_newton,

@@ -10,7 +10,7 @@ import optax
 
 import jills
 from experiments.peers import epochs, stepped
-from experiments.peers.base import Budget, Peer, Problem, Trace, true_loss
+from experiments.peers.base import FAST_TIER, Budget, Peer, Problem, Trace, true_loss
 from experiments.peers.stepped import JillsMethod, in_dtype, standard_jax
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -79,15 +79,15 @@ class Lbfgs:
         return stepped.next_state(state, params, inner, optax.tree.get(inner, "value"), still)
 
 
-def adam(problem: Problem, budget: Budget, learning_rate: float) -> Trace:
+def adam(problem: Problem, budget: Budget, learning_rate: float, tier: str = "full") -> Trace:
     """Adam on all rows. The rates share what is compiled, so only the first one run shows its time."""
     method = JillsMethod(jills.adam.build(problem.network, loss=problem.loss))
-    return stepped.run(method, in_dtype(jills.adam.Hparams(learning_rate), problem.params), problem, budget)
+    return stepped.run(method, in_dtype(jills.adam.Hparams(learning_rate), problem.params), problem, budget, tier)
 
 
-def lbfgs(problem: Problem, budget: Budget) -> Trace:
+def lbfgs(problem: Problem, budget: Budget, tier: str = "full") -> Trace:
     """L-BFGS on all rows."""
-    return stepped.run(Lbfgs(problem.network, problem.loss), NoHparams(), problem, budget)
+    return stepped.run(Lbfgs(problem.network, problem.loss), NoHparams(), problem, budget, tier)
 
 
 def minibatch_adam(problem: Problem, budget: Budget, learning_rate: float, batch_size: int) -> Trace:
@@ -109,4 +109,5 @@ PEERS = (
         for rate in RATES
     ),
     Peer("Optax L-BFGS", lbfgs),
+    Peer(f"Optax L-BFGS{FAST_TIER}", partial(lbfgs, tier="fast")),
 )

@@ -12,7 +12,7 @@ import xarray as xr
 import jills
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import one_problem, ratios, tables
-from experiments.benchmark.config import FULL_BATCH, NAMES, load_benchmark
+from experiments.benchmark.config import FULL_BATCH, NAMES, QUICKLY_COMPILED, load_benchmark
 from experiments.benchmark.files import read_json, run_path, write_json
 from experiments.config import ConfigError
 from experiments.peers import Budget, Problem, Trace, stepped, with_optax
@@ -35,6 +35,7 @@ hidden = [2]
 [leave_out]
 "SciPy L-BFGS-B" = "for the test"
 "jills gauss_newton" = "for the test"
+"jills gauss_newton, fast tier" = "for the test"
 """
 INF = math.inf
 
@@ -75,6 +76,18 @@ def test_a_ratio_knows_its_bounds():
     compiled = ratios.ratios(made_by_hand(), "jills ills", compiled=True)
     assert bounds_of(compiled, "easy", "Optax L-BFGS")[2] == (4 / 5, 4 / 5, 4 / 5)
     assert bounds_of(compiled, "easy", FULL_BATCH)[0] == (2, 2, 2)
+
+
+def test_with_compilation_ours_takes_the_tier_that_is_done_sooner():
+    runs = made_by_hand()
+    own = runs[(runs.peer == "jills ills") & (runs.problem == "easy")]
+    fast = own.assign(peer="jills ills, fast tier", seconds=[1.5, 4.0, 4.5], compile_seconds=0.25)
+    both = pd.concat([runs, fast], ignore_index=True)
+    assert bounds_of(ratios.ratios(both, "jills ills"), "easy", FULL_BATCH) == [(3, 3, 3), (1, 1, 1), (5, 5, 5)]
+    compiled = ratios.ratios(both, "jills ills", compiled=True)
+    # Of (1 + 1, 1.5 + 0.25), (2 + 1, 4 + 0.25) and (4 + 1, 4.5 + 0.25) the lesser.
+    expected = [(3 + 1) / 1.75, (2 + 1) / 3, (20 + 1) / 4.75]
+    np.testing.assert_allclose([low for low, _, _ in bounds_of(compiled, "easy", FULL_BATCH)], expected)
 
 
 def test_medians_drop_no_run():
@@ -218,7 +231,7 @@ def test_it_leaves_what_it_says_and_goes_on_where_it_was(tmp_path, capsys, monke
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     path, results = tmp_path / "toy.toml", tmp_path / "results"
     path.write_text(TOY)
-    # Two names hold this, "Adam, full batch" and "jills ills", besides the one left out.
+    # Three names hold this, Adam on all rows in both tiers and "jills ills", besides those left out.
     command = [str(path), "--results", str(results), "--only", "ll", "--seconds", "1"]
     assert benchmark.main(command) == 0
     first, second = (run_path(results / "toy", seed, FULL_BATCH) for seed in range(2))
@@ -231,13 +244,13 @@ def test_it_leaves_what_it_says_and_goes_on_where_it_was(tmp_path, capsys, monke
     names = {"toy", "runs.csv", "summary.csv", "summary.md", "traces.nc", "ratios.png", "curves.png"}
     assert {entry.name for entry in results.iterdir()} == names
     runs = pd.read_csv(results / "runs.csv")
-    assert len(runs) == 4
-    assert set(runs.peer) == {FULL_BATCH, "jills ills"}
+    assert len(runs) == 6
+    assert set(runs.peer) == {FULL_BATCH, QUICKLY_COMPILED, "jills ills"}
     assert runs.reached[runs.peer == FULL_BATCH].all()
     assert (runs.compile_seconds > 0).all()
     assert (runs.test_loss > 0).all()
     with xr.open_dataset(results / "traces.nc", engine="h5netcdf") as arrays:
-        assert dict(arrays.sizes) == {"problem": 1, "peer": 2, "seed": 2, "point": 200}
+        assert dict(arrays.sizes) == {"problem": 1, "peer": 3, "seed": 2, "point": 200}
         np.testing.assert_allclose(arrays.target[0], sorted(runs.target.unique(), key=list(runs.target).index))
     rates = read_json(results / "toy" / "tuning.json")["full_batch"]
     assert rates["rate"] == min(with_optax.RATES, key=lambda rate: rates["losses"][str(rate)])

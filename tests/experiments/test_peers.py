@@ -103,9 +103,9 @@ def test_second_order_peers_find_the_minimum_of_a_linear_network(peer):
 def test_the_line_search_tells_the_loss_of_the_params():
     problem = make_problem()
     method, hparams = with_optax.Lbfgs(problem.network, problem.loss), with_optax.NoHparams()
-    state = stepped._begin(method, hparams, problem.params, problem.batch)
+    state = stepped.programs("full")[0](method, hparams, problem.params, problem.batch)
     for _ in range(20):
-        state, _, _ = stepped._advance(method, hparams, problem.batch, jnp.zeros(()), state, 1)
+        state, _, _ = stepped.programs("full")[1](method, hparams, problem.batch, jnp.zeros(()), state, 1)
         expected = true_loss(problem.network, problem.loss, state.params, problem.batch)
         np.testing.assert_allclose(state.loss, expected, rtol=1e-13)
 
@@ -171,10 +171,16 @@ def test_divergence_ends_a_trace():
     assert len(trace.losses) < 51
 
 
+def test_the_fast_tier_takes_the_same_steps():
+    problem, budget = make_problem(), Budget(max_steps=5)
+    full, fast = (with_optax.adam(problem, budget, 0.03, tier) for tier in ("full", "fast"))
+    np.testing.assert_allclose(fast.losses, full.losses, rtol=1e-10)
+
+
 def test_other_numbers_and_data_do_not_compile_again():
     problem = make_problem()
     with_optax.adam(problem, Budget(max_steps=3), 0.03)
-    count = stepped._advance._cache_size  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue] a jit has it
+    count = stepped.programs("full")[1]._cache_size
     size = count()
     with_optax.adam(problem, Budget(max_steps=4, target_loss=0.1), 0.1)
     other = problem._replace(batch=problem.batch._replace(targets=problem.batch.targets + 1))
