@@ -143,15 +143,28 @@ class GaussNewtonHparams(Table):
     damping: Axis = 1e-2
 
 
+class EvidenceHparams(Table):
+    """Where evidence begins; it chooses its decay itself."""
+
+    alpha: Axis = 10.0
+    beta: Axis = 1.0
+
+
 class HparamsTable(Table):
     """The algorithms to run: those whose table is there."""
 
     ills: IllsHparams | None = None
     gauss_newton: GaussNewtonHparams | None = None
     adam: AdamHparams | None = None
+    evidence: EvidenceHparams | None = None
 
 
-HPARAMS = {"ills": IllsHparams, "gauss_newton": GaussNewtonHparams, "adam": AdamHparams}
+HPARAMS = {
+    "ills": IllsHparams,
+    "gauss_newton": GaussNewtonHparams,
+    "adam": AdamHparams,
+    "evidence": EvidenceHparams,
+}
 
 
 class ProblemConfig(Table):

@@ -33,6 +33,7 @@ LOOKS = {
     "ills": Look("ILLS", "#0072B2", "-", "o"),
     "gauss_newton": Look("Gauss–Newton", "#009E73", "-.", "^"),
     "adam": Look("Adam", "#D55E00", "--", "s"),
+    "evidence": Look("evidence", "#882255", (0, (4, 1)), "d"),
     "adam_minibatches": Look("Adam, minibatches", "#E69F00", (0, (3, 1, 1, 1, 1, 1)), "D"),
     "lbfgs": Look("L-BFGS", "#CC79A7", ":", "v"),
     "levenberg_marquardt": Look("Levenberg–Marquardt", "#56B4E9", (0, (5, 1, 1, 1, 1, 1)), "P"),

@@ -82,7 +82,9 @@ def _one(outcome: Outcome) -> xr.Dataset:
     for name, values in outcome.final_metrics.items():
         variables[name] = (curve, _append(result.info.metrics[name], values))
     for name, values in result.info.detail._asdict().items():
-        variables[name] = (curve, _append(values))
+        values = np.asarray(values)
+        for place in np.ndindex(values.shape[len(curve) :]):  # of an array `alpha_0`, `alpha_1`, …
+            variables["_".join([name, *map(str, place)])] = (curve, _append(values[(..., *place)]))
     for name, values in outcome.hparams.items():
         variables[f"hparam_{name}"] = (("hparam",), np.asarray(values, float))
     if outcome.predictions is not None:

@@ -39,17 +39,19 @@ def test_the_main_job_leaves_what_it_says(tmp_path, capsys):
         "results.nc", "summary.csv", "config.toml", "environment.json", "loss.png", "stability.png", "predictions.png"
     }  # fmt: skip
     with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as dataset:
-        assert dict(dataset.sizes) == {"algorithm": 3, "hparam": 5, "seed": 3, "step": 7, "row": 59, "output": 1}
+        assert dict(dataset.sizes) == {"algorithm": 4, "hparam": 5, "seed": 3, "step": 7, "row": 59, "output": 1}
         losses = dataset.train_loss.sel(algorithm="ills")
         # Same starts for all algorithms, and ILLS falls.
         starts = dataset.train_loss.isel(step=0, hparam=0).values
         np.testing.assert_allclose(starts, np.broadcast_to(starts[0], starts.shape), rtol=1e-14)
         assert float(losses.isel(hparam=1, step=6).median()) < 0.2 * float(losses.isel(hparam=1, step=0).median())
         assert float(dataset.seconds.sel(algorithm="adam")[6]) > 0
+        # A precision of each input and the rest, of the prior that evidence chooses: curves of their own.
+        assert np.isfinite(dataset.alpha_0.sel(algorithm="evidence").isel(hparam=0, step=slice(0, 6))).all()
         assert dataset.attrs["version_jax"] == jax.__version__
     summary = pd.read_csv(folder / "summary.csv")
-    assert len(summary) == 11
-    assert set(summary.algorithm) == {"ills", "gauss_newton", "adam"}
+    assert len(summary) == 12
+    assert set(summary.algorithm) == {"ills", "gauss_newton", "adam", "evidence"}
     printed = capsys.readouterr()
     assert "persistence 0.861" in printed.out
     assert "6/6" in printed.err
@@ -114,7 +116,7 @@ WRONG = {
     "hparams.ills.learning_rate=[]": r"hparams.ills.learning_rate: the list is empty; give at least one number",
     "hparams.ills.learning_rate=[0.1,1.5]": r"hparams.ills: learning_rate is 1.5, but must lie in \(0, 1\]",
     "hparams.adam.learning_rate=-1.0": r"hparams.adam: learning_rate is -1, but must lie in \(0, inf\)",
-    "hparams={}": r"hparams: names no algorithm; allowed: ills, gauss_newton, adam",
+    "hparams={}": r"hparams: names no algorithm; allowed: ills, gauss_newton, adam, evidence",
     "data.lags=400": r"lags=400: must lie between 1 and 308",
     "network.output='relu'": r"hparams.ills: ills: the output activation has no inverse",
     "loss='hinge'": r"loss: Input should be 'squared_error', 'softmax_cross_entropy', .*, not 'hinge'",
