@@ -33,6 +33,11 @@ Told = TypeVar("Told")
 TIERS = ("auto", "fast", "full")
 FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
+SHORT_SUMS = {"xla_disable_hlo_passes": "tree_reduction_rewriter"}
+"""XLA adds long arrays up in a tree, a kernel more for each; term after term short ones are as exact to a rounding or
+ten, and programs compile and run in a tenth less time."""
+MOST_TERMS = 4096  # of a short sum
+
 SAVED = 1.2e-3  # seconds of compilation that the fast tier saves for each equation of a program; .7 to 2.4 measured
 LOST = 0.5e-9  # seconds that it loses for each entry that equations make; .25 to 2.5
 ADVANTAGE = 1.5  # by which it must save more than it loses: whoever trains again and again compiles only once
@@ -49,6 +54,8 @@ SETTINGS = {  # of JAX's cache, which by itself keeps programs that took a secon
 }
 _ARITHMETIC: Any = weakref.WeakKeyDictionary()
 """Of programs that were looked at."""
+_TERMS: Any = weakref.WeakKeyDictionary()
+"""Likewise, of their longest sums."""
 _UNKNOWN: set[str] = set()
 """Options that this XLA does not know."""
 
@@ -101,11 +108,17 @@ def tier_of(jaxpr: Any, calls: float) -> str:
     return "fast" if ADVANTAGE * LOST * calls * entries < SAVED * equations else "full"
 
 
-def options_of(tier: str, full: dict[str, Any]) -> dict[str, Any]:
-    """The options to compile a program with, in a tier, "fast" or "full"; `full` are those of the latter."""
+def options_of(tier: str, full: dict[str, Any], terms: int) -> dict[str, Any]:
+    """The options to compile a program with.
+
+    Args:
+        tier: "fast" or "full".
+        full: options of the full tier.
+        terms: of its longest sum, see `most_terms`.
+    """
     if not only_cpu():
         return {}
-    return FAST if tier == "fast" else full
+    return (FAST if tier == "fast" else full) | (SHORT_SUMS if terms <= MOST_TERMS else {})
 
 
 def is_cached() -> bool:
@@ -135,6 +148,28 @@ def arithmetic(jaxpr: Any, times: float = 1.0) -> tuple[float, int]:
         entries += max(each for each, _ in told) if name == "cond" else sum(each for each, _ in told)
         equations += sum(each for _, each in told)
     return entries, equations
+
+
+def most_terms(jaxpr: Any) -> int:
+    """Of the sums that XLA's own kernels add up, those of matrix–vector products included; 0 without any."""
+    if jaxpr not in _TERMS:
+        inside = [most_terms(inner) for equation in jaxpr.eqns for inner in jaxprs_in_params(equation.params)]
+        _TERMS[jaxpr] = max([0, *inside, *map(_terms, jaxpr.eqns)])
+    return _TERMS[jaxpr]
+
+
+def _terms(equation):
+    shapes = [getattr(var.aval, "shape", ()) for var in equation.invars]
+    if equation.primitive.name == "reduce_sum":
+        return math.prod(shapes[0][axis] for axis in equation.params["axes"])
+    if equation.primitive.name == "dot_general":
+        contracted, batched = equation.params["dimension_numbers"]
+        free = [
+            math.prod(size for axis, size in enumerate(shape) if axis not in {*one, *other})
+            for shape, one, other in zip(shapes, contracted, batched, strict=True)
+        ]
+        return math.prod(shapes[0][axis] for axis in contracted[0]) if min(free) == 1 else 0
+    return 0
 
 
 def attempt(function: Callable[[dict[str, Any]], Told], options: dict[str, Any]) -> Told:

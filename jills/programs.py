@@ -8,7 +8,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from jills import traces
 from jills.arrays import has_tracers
-from jills.compilation import attempt, is_cached, options_of, tier_of
+from jills.compilation import attempt, is_cached, most_terms, options_of, tier_of
 from jills.linalg import only_cpu
 
 MOST_REMEMBERED = 64  # programs that came from disk, of one function
@@ -18,6 +18,7 @@ class Traced(NamedTuple):
     """A program that is traced but not compiled yet."""
 
     program: Any  # of `jax.jit(…).trace`
+    terms: int  # of its longest sum, see `most_terms`
     facts: Any  # what was told of its trace
     structure: Any = None  # of what it returns, where it takes and returns leaves; None: it takes and returns trees
 
@@ -36,7 +37,7 @@ class Traced(NamedTuple):
 
     def lower(self, tier: str, full: dict[str, Any]) -> Callable[[], Callable[..., Any]]:
         """What `compile` has yet to do where it is lowered: XLA's part, which may be done in a thread."""
-        lowered, options = self.program.lower(), options_of(tier, full)
+        lowered, options = self.program.lower(), options_of(tier, full, self.terms)
 
         def finish():
             compiled = attempt(lambda known: lowered.compile(compiler_options=known or None), options)
@@ -59,7 +60,8 @@ class Program:
     def __init__(
         self, function: Callable[..., Any], static: tuple[int, ...], facts: Callable[[Any], Any] = lambda jaxpr: None
     ):
-        self._function, self._static, self._facts = function, static, facts
+        self._function, self._static = function, static
+        self._facts = lambda jaxpr: (most_terms(jaxpr), facts(jaxpr))
         self.plain = jax.jit(function, static_argnums=static)
         self._others: dict[tuple, Any] = {}
         self._traced: dict[str, Traced | None] = {}  # by digest; None: it cannot be kept
@@ -80,7 +82,7 @@ class Program:
         if kept is not None:
             return kept
         program = self.plain.trace(*static, *args)
-        return Traced(program, self._facts(program.jaxpr.jaxpr))
+        return Traced(program, *self._facts(program.jaxpr.jaxpr))
 
     def __call__(self, tier: str, full: dict[str, Any], static: tuple, *args: Any) -> Any:
         """The function, called once, in the tier that a word says; inside of another program as a part of that.
@@ -97,13 +99,14 @@ class Program:
         kept = self._kept(digest, static, args)
         if kept is not None:
             tier = "fast" if tier == "fast" else "full"  # with a cache on disk "auto" is the latter
-            key = (digest, *sorted(options_of(tier, full).items()))
+            key = (digest, *sorted(options_of(tier, full, kept.terms).items()))
             if key not in self._compiled:
                 self._compiled[key] = kept.compile(tier, full)
             return self._compiled[key](*args)
-        if tier == "auto":
-            tier = tier_of(self.plain.trace(*static, *args).jaxpr.jaxpr, 1.0)
-        return attempt(lambda known: self.with_options(known)(*static, *args), options_of(tier, full))
+        jaxpr = self.plain.trace(*static, *args).jaxpr.jaxpr
+        tier = tier_of(jaxpr, 1.0) if tier == "auto" else tier
+        options = options_of(tier, full, most_terms(jaxpr))
+        return attempt(lambda known: self.with_options(known)(*static, *args), options)
 
     def _digest(self, static, args):
         """Its name on disk; None where it is not to be there."""
@@ -120,7 +123,7 @@ class Program:
                 self._compiled.clear()
             kept = traces.find(digest) or traces.make(digest, self._function, static, args, self._facts)
             self._traced[digest] = kept and Traced(
-                jax.jit(kept.exported.call).trace(*jax.tree.leaves(args)), kept.facts, kept.structure
+                jax.jit(kept.exported.call).trace(*jax.tree.leaves(args)), *kept.facts, kept.structure
             )
         return self._traced[digest]
 

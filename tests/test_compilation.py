@@ -115,15 +115,43 @@ def test_arithmetic_counts_what_loops_repeat_and_spares_what_libraries_do():
 def test_auto_takes_the_fast_tier_for_short_runs_and_the_full_one_for_long_ones(no_cache):
     options = {"xla_cpu_use_fusion_emitters": False}
     jaxpr = jax.make_jaxpr(lambda x: jnp.sin(x) + jnp.cos(x))(jnp.ones(1009)).jaxpr
-    assert compilation.options_of(compilation.tier_of(jaxpr, 10), options) == compilation.FAST
-    assert compilation.options_of(compilation.tier_of(jaxpr, 1e9), options) == options
-    assert compilation.options_of("full", options) == options
+    long = compilation.MOST_TERMS + 1
+    assert compilation.options_of(compilation.tier_of(jaxpr, 10), options, long) == compilation.FAST
+    assert compilation.options_of(compilation.tier_of(jaxpr, 1e9), options, long) == options
+    assert compilation.options_of("full", options, long) == options
 
 
 def test_auto_takes_the_full_tier_where_programs_are_kept(no_cache, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     jaxpr = jax.make_jaxpr(jnp.sin)(1.0).jaxpr
-    assert compilation.options_of(compilation.tier_of(jaxpr, 1), {}) == {}
+    assert compilation.tier_of(jaxpr, 1) == "full"
+
+
+def test_short_sums_are_made_without_a_tree(no_cache):
+    """Of 7 × 13 entries inside of a loop, of a matrix with a vector; maxima and products of matrices are none."""
+
+    def function(x, y):  # (7, 13), (7, 17)
+        most = jnp.max(y)
+        inside = jax.lax.fori_loop(0, 3, lambda _, z: z + jnp.sum(x), most)
+        return inside + jnp.sum(y @ jnp.ones(17)) + (y.T @ x)[0, 0]
+
+    x, y = np.ones((7, 13)), np.ones((7, 17))
+    assert compilation.most_terms(jax.make_jaxpr(function)(x, y).jaxpr) == 7 * 13
+    assert compilation.most_terms(jax.make_jaxpr(lambda x, y: (y.T @ x, y @ jnp.ones(17)))(x, y).jaxpr) == 17
+    assert compilation.most_terms(jax.make_jaxpr(lambda x, y: (y.T @ x, jnp.max(x)))(x, y).jaxpr) == 0
+    assert compilation.options_of("full", {}, compilation.MOST_TERMS) == compilation.SHORT_SUMS
+    assert compilation.options_of("full", {}, compilation.MOST_TERMS + 1) == {}
+
+
+def test_this_xla_knows_what_short_sums_leave_out_and_they_stay_exact_enough():
+    """A name that XLA does not know would be ignored without a word."""
+    values = np.random.default_rng(0).gamma(2.0, size=1024).astype(np.float32)
+    lowered = jax.jit(lambda x: jnp.sum(x * x)).lower(values)
+    tree, short = (lowered.compile(compiler_options=options) for options in (None, compilation.SHORT_SUMS))
+    assert "reduce-window" in str(tree.as_text())
+    assert "reduce-window" not in str(short.as_text())
+    exact = np.sum(values.astype(np.float64) ** 2)
+    np.testing.assert_allclose(short(values), exact, rtol=2e-5)
 
 
 def test_a_start_is_one_program_and_the_same_bits_inside_of_another():

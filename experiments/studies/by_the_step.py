@@ -89,8 +89,7 @@ def methods(network: jills.Network) -> dict[str, jills.Algorithm]:
 
 def losses(algorithm: jills.Algorithm, hparams: Any, params: Any, batch: jills.Batch, steps: int) -> tuple:
     """Seconds of a step, compilation apart, and the loss after 0, 1, … steps."""
-    train = jax.jit(partial(jills.run, algorithm, num_steps=steps))
-    hparams = jax.tree.map(jnp.float32, hparams)
+    train = partial(jills.run, algorithm, num_steps=steps, compile="full")
     train(hparams, params, batch)
     seconds, (state, info) = min(
         (clock(lambda: train(hparams, params, batch)) for _ in range(3)), key=lambda one: one[0]
