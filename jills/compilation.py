@@ -2,8 +2,8 @@
 
 XLA takes seconds for a step of least squares, and a small network is trained in a fraction of one. Without LLVM's
 optimisation, and without the emitters of fusions, the same program compiles in a third to a quarter of the time and
-runs two to four times as long: the fast tier. The full one is XLA as it comes, but for options of an algorithm's own.
-On other devices there is but one.
+runs two to eight times as long: the fast tier. The full one is XLA as it comes, but for options of an algorithm's own.
+In both, short sums are added up term after term (`SHORT_SUMS`). On other devices there is but XLA as it comes.
 
 Which one pays is told from the trace of a program, by the arithmetic that it will do outside of products and LAPACK,
 which are in no tier's hands. So it depends on shapes, counts and the program alone, and not on how busy a machine is:
@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import Literal, jaxprs_in_params
 
 from jills import traces
 from jills.linalg import only_cpu
@@ -34,9 +34,11 @@ TIERS = ("auto", "fast", "full")
 FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 SHORT_SUMS = {"xla_disable_hlo_passes": "tree_reduction_rewriter"}
-"""XLA adds long arrays up in a tree, a kernel more for each; term after term short ones are as exact to a rounding or
-ten, and programs compile and run in a tenth less time."""
+"""XLA adds arrays up in a tree, a kernel more for each sum. Term after term short ones are exact to some ten roundings
+(a hundred at worst, in the fast tier), and programs compile and run in a tenth less time."""
 MOST_TERMS = 4096  # of a short sum
+AS_SUMMED = ("reshape", "squeeze", "broadcast_in_dim", "transpose", "convert_element_type", "copy", "neg", "mul", "div")
+"""Operations between two sums that XLA may make one of."""
 
 SAVED = 1.2e-3  # seconds of compilation that the fast tier saves for each equation of a program; .7 to 2.4 measured
 LOST = 0.5e-9  # seconds that it loses for each entry that equations make; .25 to 2.5
@@ -88,7 +90,7 @@ def check_tier(tier: Any) -> None:
     """Raises ValueError where `compile` is none of the words."""
     if tier not in TIERS:
         raise ValueError(
-            f"compile is {tier!r}, but must be 'fast' (compiles in a third of the time, runs two to four times as "
+            f"compile is {tier!r}, but must be 'fast' (compiles in a third of the time, runs two to eight times as "
             "long), 'full', or 'auto', whichever is done sooner"
         )
 
@@ -151,25 +153,35 @@ def arithmetic(jaxpr: Any, times: float = 1.0) -> tuple[float, int]:
 
 
 def most_terms(jaxpr: Any) -> int:
-    """Of the sums that XLA's own kernels add up, those of matrix–vector products included; 0 without any."""
+    """Of the sums of a program, those of dot products included; 0 without any. A sum of sums counts as one."""
     if jaxpr not in _TERMS:
-        inside = [most_terms(inner) for equation in jaxpr.eqns for inner in jaxprs_in_params(equation.params)]
-        _TERMS[jaxpr] = max([0, *inside, *map(_terms, jaxpr.eqns)])
+        _TERMS[jaxpr] = _terms(jaxpr, [1] * len(jaxpr.invars))[0]
     return _TERMS[jaxpr]
 
 
-def _terms(equation):
-    shapes = [getattr(var.aval, "shape", ()) for var in equation.invars]
-    if equation.primitive.name == "reduce_sum":
-        return math.prod(shapes[0][axis] for axis in equation.params["axes"])
-    if equation.primitive.name == "dot_general":
-        contracted, batched = equation.params["dimension_numbers"]
-        free = [
-            math.prod(size for axis, size in enumerate(shape) if axis not in {*one, *other})
-            for shape, one, other in zip(shapes, contracted, batched, strict=True)
-        ]
-        return math.prod(shapes[0][axis] for axis in contracted[0]) if min(free) == 1 else 0
-    return 0
+def _terms(jaxpr, given):
+    """The most, and of how many terms each output is the sum, if each input is one of those given."""
+    known, most = dict(zip(jaxpr.invars, given, strict=True)), 0
+    own = lambda var: 1 if isinstance(var, Literal) else known.get(var, 1)  # noqa: E731 short
+    for equation in jaxpr.eqns:
+        name, inner = equation.primitive.name, list(jaxprs_in_params(equation.params))
+        terms, found, out = list(map(own, equation.invars)), 0, 1
+        if len(inner) == 1 and name != "scan" and len(inner[0].invars) == len(terms):
+            found, outs = _terms(inner[0], terms)
+            known |= zip(equation.outvars, outs, strict=True)
+        elif inner:
+            found = max(_terms(each, [1] * len(each.invars))[0] for each in inner)
+        elif name == "reduce_sum":
+            shape = equation.invars[0].aval.shape
+            found = out = terms[0] * math.prod(shape[axis] for axis in equation.params["axes"])
+        elif name == "dot_general" and math.prod(equation.outvars[0].aval.shape) == 1:
+            found = math.prod(equation.invars[0].aval.shape)
+        elif name in AS_SUMMED:
+            out = max(terms)
+        if out > 1:
+            known[equation.outvars[0]] = out
+        most = max(most, found)
+    return most, list(map(own, jaxpr.outvars))
 
 
 def attempt(function: Callable[[dict[str, Any]], Told], options: dict[str, Any]) -> Told:

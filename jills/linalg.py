@@ -55,13 +55,21 @@ def unflatten(flat: jax.Array, like: Vector) -> Vector:
     return [piece.reshape(part.shape) for piece, part in zip(jnp.split(flat, ends), like, strict=True)]
 
 
-def assembled(size: int, blocks: dict[tuple[int, int], jax.Array]) -> jax.Array:
-    """A matrix `(size, size)` of blocks, each with the row and the column of its corner; zero elsewhere."""
-    # One after the other into zeros, each where it belongs: XLA makes a concatenation, and what it is made of, in one
-    # kernel, which asks of every entry where it comes from, and takes twice as long in the fast tier.
-    whole = jnp.zeros((size, size), next(iter(blocks.values())).dtype)
-    for corner, block in blocks.items():
-        whole = lax.dynamic_update_slice(whole, block, corner)
+def lower_blocks(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
+    """A square matrix from rows of blocks, zero to the right of each."""
+    size = sum(row[0].shape[0] for row in rows)
+    if not only_cpu():
+        whole = [jnp.concatenate(row, axis=1) for row in rows]
+        return jnp.concatenate([jnp.pad(row, ((0, 0), (0, size - row.shape[1]))) for row in whole])
+    # One after the other into zeros, each where it belongs: for CPUs XLA makes a concatenation, and what it is made of,
+    # in one kernel, which asks of every entry where it comes from, and takes twice as long in the fast tier.
+    whole, top = jnp.zeros((size, size), rows[0][0].dtype), 0
+    for row in rows:
+        left = 0
+        for block in row:
+            whole = lax.dynamic_update_slice(whole, block, (top, left))
+            left += block.shape[1]
+        top += row[0].shape[0]
     return whole
 
 
@@ -201,7 +209,7 @@ def _inverse_of_triangle(factor):
     half = p // 2
     first, second = _inverse_of_triangle(factor[:half, :half]), _inverse_of_triangle(factor[half:, half:])
     corner = -matmul(second, matmul(factor[half:, :half], first))
-    return assembled(p, {(0, 0): first, (half, 0): corner, (half, half): second})
+    return lower_blocks([[first], [corner, second]])
 
 
 _roots = fold_batches(_root_of_inverse, jax.vmap(_root_of_inverse))

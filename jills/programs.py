@@ -103,6 +103,8 @@ class Program:
             if key not in self._compiled:
                 self._compiled[key] = kept.compile(tier, full)
             return self._compiled[key](*args)
+        if not only_cpu():
+            return self.plain(*static, *args)
         jaxpr = self.plain.trace(*static, *args).jaxpr.jaxpr
         tier = tier_of(jaxpr, 1.0) if tier == "auto" else tier
         options = options_of(tier, full, most_terms(jaxpr))
@@ -122,9 +124,10 @@ class Program:
                 self._traced.clear()
                 self._compiled.clear()
             kept = traces.find(digest) or traces.make(digest, self._function, static, args, self._facts)
-            self._traced[digest] = kept and Traced(
-                jax.jit(kept.exported.call).trace(*jax.tree.leaves(args)), *kept.facts, kept.structure
-            )
+            if kept is not None:
+                (terms, facts), program = kept.facts, jax.jit(kept.exported.call).trace(*jax.tree.leaves(args))
+                kept = Traced(program, terms, facts, kept.structure)
+            self._traced[digest] = kept
         return self._traced[digest]
 
 

@@ -127,31 +127,28 @@ def test_auto_takes_the_full_tier_where_programs_are_kept(no_cache, tmp_path):
     assert compilation.tier_of(jaxpr, 1) == "full"
 
 
-def test_short_sums_are_made_without_a_tree(no_cache):
-    """Of 7 × 13 entries inside of a loop, of a matrix with a vector; maxima and products of matrices are none."""
-
-    def function(x, y):  # (7, 13), (7, 17)
-        most = jnp.max(y)
-        inside = jax.lax.fori_loop(0, 3, lambda _, z: z + jnp.sum(x), most)
-        return inside + jnp.sum(y @ jnp.ones(17)) + (y.T @ x)[0, 0]
-
-    x, y = np.ones((7, 13)), np.ones((7, 17))
-    assert compilation.most_terms(jax.make_jaxpr(function)(x, y).jaxpr) == 7 * 13
-    assert compilation.most_terms(jax.make_jaxpr(lambda x, y: (y.T @ x, y @ jnp.ones(17)))(x, y).jaxpr) == 17
-    assert compilation.most_terms(jax.make_jaxpr(lambda x, y: (y.T @ x, jnp.max(x)))(x, y).jaxpr) == 0
+def test_the_longest_sum_of_a_program():
+    """Inside of loops, of dot products, and of sums of sums, which XLA makes one of; maxima and matrices are none."""
+    terms = lambda function, *shapes: compilation.most_terms(jax.make_jaxpr(function)(*map(np.ones, shapes)).jaxpr)  # noqa: E731
+    assert terms(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y + jnp.sum(x), jnp.max(x)), (7, 13)) == 7 * 13
+    assert terms(lambda x: jnp.sum(3.0 * jnp.sum(x, axis=1, keepdims=True)), (7, 13)) == 7 * 13
+    assert terms(lambda x: jnp.sum(jnp.square(1.0 - jnp.sum(x, axis=1))), (7, 13)) == 13
+    assert terms(lambda x: jax.vmap(jnp.sum)(x), (7, 13)) == 13
+    assert terms(lambda x, y: (jnp.vdot(x, x), y.T @ y), (5,), (7, 13)) == 5
+    assert terms(lambda x: (x.T @ x, jnp.max(x)), (7, 13)) == 0
     assert compilation.options_of("full", {}, compilation.MOST_TERMS) == compilation.SHORT_SUMS
     assert compilation.options_of("full", {}, compilation.MOST_TERMS + 1) == {}
 
 
-def test_this_xla_knows_what_short_sums_leave_out_and_they_stay_exact_enough():
+@pytest.mark.parametrize("tier", [{}, compilation.FAST], ids=["full", "fast"])
+def test_this_xla_knows_what_short_sums_leave_out_and_they_stay_exact_enough(tier):
     """A name that XLA does not know would be ignored without a word."""
     values = np.random.default_rng(0).gamma(2.0, size=1024).astype(np.float32)
     lowered = jax.jit(lambda x: jnp.sum(x * x)).lower(values)
-    tree, short = (lowered.compile(compiler_options=options) for options in (None, compilation.SHORT_SUMS))
+    tree, short = (lowered.compile(compiler_options=tier | more) for more in ({}, compilation.SHORT_SUMS))
     assert "reduce-window" in str(tree.as_text())
     assert "reduce-window" not in str(short.as_text())
-    exact = np.sum(values.astype(np.float64) ** 2)
-    np.testing.assert_allclose(short(values), exact, rtol=2e-5)
+    np.testing.assert_allclose(short(values), np.sum(values.astype(np.float64) ** 2), rtol=32 * 2.0**-23)
 
 
 def test_a_start_is_one_program_and_the_same_bits_inside_of_another():

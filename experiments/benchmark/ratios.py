@@ -53,17 +53,18 @@ def ratios(runs: pd.DataFrame, ours: str, compiled: bool = False) -> pd.DataFram
     Args:
         runs: one row per problem, seed and peer.
         ours: the peer whose time is the divisor.
-        compiled: whether times include compilation; then ours is taken in the tier that is done sooner, as those of
-            the peers are that were run in both, see `best_of`.
+        compiled: whether times include compilation; then ours is taken in the tier that is done sooner by the median
+            over seeds, as a peer that was run in both is by `best_of`.
 
     Returns:
         One row for each run of a seed that ours was run on: problem, seed, peer, low, point, high.
     """
     times = runs.loc[:, ["problem", "seed", "peer", "reached"]]
     times["time"] = runs.seconds + (runs.compile_seconds.fillna(0.0) if compiled else 0.0)
-    tiers = (ours, f"{ours}{FAST_TIER}") if compiled else (ours,)
-    own = times.loc[times.peer.isin(tiers)].sort_values("time").drop_duplicates(["problem", "seed"])
-    own = own.drop(columns="peer")
+    own = times.loc[times.peer.isin((ours, f"{ours}{FAST_TIER}") if compiled else (ours,))]
+    medians = own.groupby(["problem", "peer"]).time.median()
+    sooner = medians.loc[medians.groupby("problem").idxmin()].reset_index()[["problem", "peer"]]
+    own = own.merge(sooner, on=["problem", "peer"]).drop(columns="peer")
     both = times.merge(own, on=["problem", "seed"], suffixes=("", "_ours"))
     both["point"] = both.time / both.time_ours
     both["low"] = both.point.where(both.reached_ours, 0.0)

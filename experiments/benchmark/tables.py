@@ -20,7 +20,7 @@ HOW = (
     " given ten times the seconds of those, or the limit of the config. Medians over seeds, in brackets the quartiles."
     " A run that did not get there counts with its end as a lower bound: `≥` and `≤` mark values that rest on one, `?`"
     " those that are bounded on neither side. Ratios above 1 are in our favour. Run time only, unless said. With"
-    " compilation each that compiles by JAX is taken in the tier that is done sooner, its full one or its fast one."
+    " compilation Gauss–Newton, Adam on all rows and Optax L-BFGS are taken in the tier that is done sooner."
 )
 
 

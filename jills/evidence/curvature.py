@@ -21,7 +21,7 @@ from jax import lax
 from jills import linearization
 from jills.evidence import factors
 from jills.evidence.likelihood import Likelihood
-from jills.linalg import HIGHEST, add, assembled, flatten, matmul
+from jills.linalg import HIGHEST, add, flatten, lower_blocks, matmul
 from jills.network import Network
 
 BLOCK_ENTRIES = 2**19  # of the products of one block of rows: they stay in the cache of a core
@@ -147,11 +147,8 @@ def statistics_of_rows(
 
 def gram_of(tables: Sequence[jax.Array], network: Network, layers: range) -> jax.Array:
     """The lower half of G of some layers, `(p, p)`, from the products of every pair; zero above a layer's own block."""
-    sizes = [(network.sizes[layer] + 1) * network.sizes[layer + 1] for layer in layers]
-    begin = [0, *(int(end) for end in np.cumsum(sizes))]
-    corners = [(begin[other - layers[0]], begin[one - layers[0]]) for one, other in _pairs(layers)]
-    blocks = [_laid_out(table, network, *pair) for pair, table in zip(_pairs(layers), tables, strict=True)]
-    return assembled(begin[-1], dict(zip(corners, blocks, strict=True)))
+    blocks = {pair: _laid_out(table, network, *pair) for pair, table in zip(_pairs(layers), tables, strict=True)}
+    return lower_blocks([[blocks[one, other] for one in layers if one <= other] for other in layers])
 
 
 def _pairs(layers):

@@ -178,7 +178,7 @@ def sweep(
     copies = 2 if checkpoint is None else 3  # states, old and new, and those that are being written
     in_memory = num_steps if records is None else min(num_steps, NUMBERS // math.prod(shape) + chunk_steps)
     kept = math.prod(shape) * (copies * tree_bytes(blank) + 40 * in_memory)
-    _check_memory(kept, 0, shape)
+    _check_memory(kept, 0, shape, free_bytes())
     common = [each and each._replace(stacked=None) for each in rows]
     stacked = [each and each.stacked for each in rows]
     still, stop = blank_detail(algorithm, blank.loss.dtype), cast(stop, blank.loss.dtype)
@@ -215,9 +215,10 @@ def sweep(
                 store.begin(num_steps)
             began = time.perf_counter()
             given = chunks.given(plan, shared, members, jax.random.key_impl(keys))
+            available = free_bytes()  # starts, which begin to be made here, are among what is kept
             starts = None if progress.states else chunks.blank_states(static, plan, given, compile)
             chunk = chunks.trace_chunk(static, plan, given, blank, chunk_steps)
-            _check_memory(kept, chunk.work_bytes(plan), shape)
+            _check_memory(kept, chunk.work_bytes(plan), shape, available)
             tier = chunk.traced.tier(found.tier if found and compile == "auto" else compile, num_steps / chunk_steps)
             call = chunk.compile(tier)
             if starts is not None:
@@ -265,9 +266,8 @@ def _on_host(leaf):
     return np.asarray(leaf) if only_cpu() else leaf
 
 
-def _check_memory(kept, work, shape):
+def _check_memory(kept, work, shape, available):
     """Refuses a sweep of which the states and records, or beside them the work of a step, would not fit."""
-    available = free_bytes()
     if kept + work > available:
         raise MemoryError(
             f"this sweep of {shape[0]} x {shape[1]} members needs at least {kept / 1e9:.1f} GB for states and records "

@@ -81,12 +81,12 @@ def test_a_ratio_knows_its_bounds():
 def test_with_compilation_ours_takes_the_tier_that_is_done_sooner():
     runs = made_by_hand()
     own = runs[(runs.peer == "jills ills") & (runs.problem == "easy")]
-    fast = own.assign(peer="jills ills, fast tier", seconds=[1.5, 4.0, 4.5], compile_seconds=0.25)
+    fast = own.assign(peer="jills ills, fast tier", seconds=[1.9, 1.5, 4.5], compile_seconds=0.25)
     both = pd.concat([runs, fast], ignore_index=True)
     assert bounds_of(ratios.ratios(both, "jills ills"), "easy", FULL_BATCH) == [(3, 3, 3), (1, 1, 1), (5, 5, 5)]
     compiled = ratios.ratios(both, "jills ills", compiled=True)
-    # Of (1 + 1, 1.5 + 0.25), (2 + 1, 4 + 0.25) and (4 + 1, 4.5 + 0.25) the lesser.
-    expected = [(3 + 1) / 1.75, (2 + 1) / 3, (20 + 1) / 4.75]
+    # Of medians 2 + 1 and 1.9 + 0.25 the lesser: the fast tier, though it takes longer on the first seed.
+    expected = [(3 + 1) / 2.15, (2 + 1) / 1.75, (20 + 1) / 4.75]
     np.testing.assert_allclose([low for low, _, _ in bounds_of(compiled, "easy", FULL_BATCH)], expected)
 
 
