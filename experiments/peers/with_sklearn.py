@@ -27,7 +27,7 @@ def run(problem: Problem, budget: Budget) -> Trace:
     loss falls by less than a fixed 2e-9 of itself; it is then called again, from where it is, while that helps.
     """
     model, inputs, targets = estimator(problem), np.asarray(problem.batch.inputs), labels(problem)
-    # One iteration, thrown away, sets up what a warm start builds on; and shows how many threads are best.
+    fit(model, inputs, targets, 1)  # one iteration, thrown away, sets up what a warm start builds on
     threads = fastest_threads(partial(fit, model, inputs, targets))
     model.set_params(max_iter=10**9, max_fun=10**9)
     model.coefs_ = [np.array(layer.weight) for layer in problem.params]

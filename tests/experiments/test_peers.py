@@ -197,8 +197,9 @@ def test_the_jacobian_is_that_of_the_residuals():
     np.testing.assert_array_equal(to_params(np.asarray(flat), problem)[1].weight, problem.params[1].weight)
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-def test_the_classifier_of_sklearn_has_our_cross_entropy(classes):
+@pytest.mark.parametrize(("classes", "cores"), [(1, 2), (3, 1)])
+def test_the_classifier_of_sklearn_has_our_cross_entropy(classes, cores, monkeypatch):
+    monkeypatch.setattr(base, "num_cores", lambda: cores)
     loss = with_sklearn.SIGMOID if classes == 1 else with_sklearn.SOFTMAX
     problem = make_problem(sizes=(3, 5, classes))
     best = jnp.argmax(problem.batch.targets, axis=1) if classes > 1 else problem.batch.targets[:, 0] > 0
