@@ -92,7 +92,9 @@ def run_one(config: Config, task: problems.Task, name: str) -> records.Outcome:
     algorithm, hparams = build_algorithm(config, name, task.network), build_hparams(config, name)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     bar = jills.progress_bar(config.num_steps, name)
-    result = jills.sweep(algorithm, hparams, task.problem, keys, config.num_steps, config.chunk_steps, bar)
+    # In the full tier: the seconds of a step are to be told.
+    options = {"chunk_steps": config.chunk_steps, "on_chunk": bar, "compile": "full"}
+    result = jills.sweep(algorithm, hparams, task.problem, keys, config.num_steps, **options)
     settings = {field: np.asarray(values) for field, values in hparams._asdict().items()}
     with uninterrupted():
         final = problems.metrics_of(task.problem, result.state.params, keys)
