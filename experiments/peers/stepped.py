@@ -128,7 +128,8 @@ def plan(budget: Budget, seconds: float, steps: int, pace: float, capacity: int 
 def programs(tier: str) -> tuple[Any, Any]:
     """A start, and some steps, as `jax.jit` of a tier."""
     options = jills.compiler_options(tier) or None
-    return tuple(jax.jit(one, static_argnums=0, compiler_options=options) for one in (_begin, _advance))
+    compiled = partial(jax.jit, static_argnums=0, compiler_options=options)
+    return compiled(_begin), compiled(_advance)
 
 
 def _begin(method, hparams, params, batch):
