@@ -2,7 +2,7 @@
 
 XLA takes seconds for a step of least squares, and a small network is trained in a fraction of one. Without LLVM's
 optimisation, and without the emitters of fusions, the same program compiles in a third to a quarter of the time and
-runs two to eight times as long: the fast tier. The full one is XLA as it comes, but for options of an algorithm's own.
+runs two to ten times as long: the fast tier. The full one is XLA as it comes, but for options of an algorithm's own.
 In both, short sums are added up term after term (`SHORT_SUMS`). On other devices there is but XLA as it comes.
 
 Which one pays is told from the trace of a program, by the arithmetic that it will do outside of products and LAPACK,
@@ -90,7 +90,7 @@ def check_tier(tier: Any) -> None:
     """Raises ValueError where `compile` is none of the words."""
     if tier not in TIERS:
         raise ValueError(
-            f"compile is {tier!r}, but must be 'fast' (compiles in a third of the time, runs two to eight times as "
+            f"compile is {tier!r}, but must be 'fast' (compiles in a third of the time, runs two to ten times as "
             "long), 'full', or 'auto', whichever is done sooner"
         )
 

@@ -58,7 +58,7 @@ def run(
         validation: rows that training does not see. Their loss is recorded as `info.validation`, and chooses
             `state.best_params`; `state.params` stay those of the last step.
         patience: stop after so many steps without a lower validation loss; None: do not.
-        compile: on a CPU. "fast": in a third of the time, into a program that runs two to eight times as long; "full";
+        compile: on a CPU. "fast": in a third of the time, into a program that runs two to ten times as long; "full";
             "auto": which of them is done sooner, by the arithmetic of this call. They differ in the last bits. Inside
             of another program it means nothing.
 
