@@ -93,8 +93,9 @@ def run_one(config: Config, task: problems.Task, name: str) -> records.Outcome:
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     bar = jills.progress_bar(config.num_steps, name)
     # In the full tier: the seconds of a step are to be told.
-    options = {"chunk_steps": config.chunk_steps, "on_chunk": bar, "compile": "full"}
-    result = jills.sweep(algorithm, hparams, task.problem, keys, config.num_steps, **options)
+    result = jills.sweep(
+        algorithm, hparams, task.problem, keys, config.num_steps, config.chunk_steps, bar, compile="full"
+    )
     settings = {field: np.asarray(values) for field, values in hparams._asdict().items()}
     with uninterrupted():
         final = problems.metrics_of(task.problem, result.state.params, keys)

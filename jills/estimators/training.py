@@ -128,7 +128,8 @@ def train(
         before: an earlier result to go on from.
         **told: further fields of `Fitted`.
     """
-    key, keys = keys_of(seed, members if folds is None else -(-members // folds) * folds)
+    members = members if folds is None else -(-members // folds) * folds
+    key, keys = keys_of(seed, members)
     weights, validation = _shares(key, method, table, members, folds)
     same = (weights == weights[0]).all()
     batch = as_batch(table.inputs, table.targets, weights[0] if same else weights, dtype)
@@ -186,9 +187,8 @@ def _shares(key, method, table, members, folds):
         validation, used = np.where(held, table.weights, 0.0), np.where(held, 0.0, table.weights)
     if folds is None:
         return np.broadcast_to(used, (members, n)), validation
-    rounds = -(-members // folds)
     left = np.asarray(predictions.folds(key, n, folds), np.float64)
-    return np.tile(left, (rounds, 1)) * used[None, :], validation
+    return np.tile(left, (members // folds, 1)) * used[None, :], validation
 
 
 def _best_hparams(result, judged):

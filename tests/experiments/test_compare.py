@@ -46,7 +46,7 @@ def test_the_main_job_leaves_what_it_says(tmp_path, capsys):
         np.testing.assert_allclose(starts, np.broadcast_to(starts[0], starts.shape), rtol=1e-14)
         assert float(losses.isel(hparam=1, step=6).median()) < 0.2 * float(losses.isel(hparam=1, step=0).median())
         assert float(dataset.seconds.sel(algorithm="adam")[6]) > 0
-        # A precision of each input and the rest, of the prior that evidence chooses: curves of their own.
+        # What a step of evidence tells of its prior is an array: each entry has a curve.
         assert np.isfinite(dataset.alpha_0.sel(algorithm="evidence").isel(hparam=0, step=slice(0, 6))).all()
         assert dataset.attrs["version_jax"] == jax.__version__
     summary = pd.read_csv(folder / "summary.csv")
