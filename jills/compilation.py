@@ -31,7 +31,12 @@ from jills.linalg import only_cpu
 Told = TypeVar("Told")
 
 TIERS = ("auto", "fast", "full")
-FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+PARTS = "xla_cpu_parallel_codegen_split_count"
+FAST = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    PARTS: 4,  # not 32: to make so many takes longer than to compile them
+}
 
 SHORT_SUMS = {"xla_disable_hlo_passes": "tree_reduction_rewriter"}
 """XLA adds arrays up in a tree, a kernel more for each sum. Term after term short ones are exact to some ten roundings
@@ -110,17 +115,20 @@ def tier_of(jaxpr: Any, calls: float) -> str:
     return "fast" if ADVANTAGE * LOST * calls * entries < SAVED * equations else "full"
 
 
-def options_of(tier: str, full: dict[str, Any], terms: int) -> dict[str, Any]:
+def options_of(tier: str, full: dict[str, Any], terms: int, exact: bool = False) -> dict[str, Any]:
     """The options to compile a program with.
 
     Args:
         tier: "fast" or "full".
         full: options of the full tier.
         terms: of its longest sum, see `most_terms`.
+        exact: whether the fast tier is to give the bits of the full one, as far as it can: in parts of several kernels
+            it may add and multiply in one rounding, or in two.
     """
     if not only_cpu():
         return {}
-    return (FAST if tier == "fast" else full) | (SHORT_SUMS if terms <= MOST_TERMS else {})
+    chosen = full if tier == "full" else {name: value for name, value in FAST.items() if not (exact and name == PARTS)}
+    return chosen | (SHORT_SUMS if terms <= MOST_TERMS else {})
 
 
 def is_cached() -> bool:

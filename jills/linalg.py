@@ -39,6 +39,11 @@ def diagonal(matrix: jax.Array) -> jax.Array:
     return matrix.reshape(-1)[:: matrix.shape[0] + 1]
 
 
+def taken(array: jax.Array, rows: np.ndarray) -> jax.Array:
+    """Rows that are known to be there: to check them costs kernels, and so do signs, which may count from the end."""
+    return array.at[rows.astype(np.uint32)].get(mode="promise_in_bounds")
+
+
 def add(arrays: Sequence[jax.Array]) -> jax.Array:
     """The sum of arrays of one shape."""
     return reduce(jnp.add, arrays)
@@ -57,15 +62,25 @@ def unflatten(flat: jax.Array, like: Vector) -> Vector:
 
 def lower_blocks(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
     """A square matrix from rows of blocks, zero to the right of each."""
+    return _placed(rows, lambda size, width: 0)
+
+
+def upper_blocks(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
+    """A square matrix from rows of blocks, zero to the left of each."""
+    return _placed(rows, lambda size, width: size - width)
+
+
+def _placed(rows, begin):
     size = sum(row[0].shape[0] for row in rows)
+    begins = [begin(size, sum(block.shape[1] for block in row)) for row in rows]
     if not only_cpu():
         whole = [jnp.concatenate(row, axis=1) for row in rows]
-        return jnp.concatenate([jnp.pad(row, ((0, 0), (0, size - row.shape[1]))) for row in whole])
+        pairs = zip(whole, begins, strict=True)
+        return jnp.concatenate([jnp.pad(row, ((0, 0), (left, size - left - row.shape[1]))) for row, left in pairs])
     # One after the other into zeros, each where it belongs: for CPUs XLA makes a concatenation, and what it is made of,
     # in one kernel, which asks of every entry where it comes from, and takes twice as long in the fast tier.
     whole, top = jnp.zeros((size, size), rows[0][0].dtype), 0
-    for row in rows:
-        left = 0
+    for row, left in zip(rows, begins, strict=True):
         for block in row:
             whole = lax.dynamic_update_slice(whole, block, (top, left))
             left += block.shape[1]
@@ -169,7 +184,7 @@ def _solve_jvp(primals, tangents):
     return x, matmul(_inverse(primals[0][None])[0], tangents[1] - matmul(tangents[0], x))
 
 
-LEAF = 128  # triangles of up to this size are inverted by LAPACK at once
+LEAF = 160  # matrices of up to this size are LAPACK's at once
 MORE, ATTEMPTS = 8.0, 5  # a shift that rounding makes too small is raised so much, so often
 
 
@@ -178,51 +193,52 @@ def shifted(matrix: jax.Array, shift: jax.Array) -> jax.Array:
     return jnp.where(jnp.eye(matrix.shape[0], dtype=bool), matrix + shift, matrix)
 
 
-def _root_of_inverse(gram, scale, shift):
-    eye = jnp.eye(gram.shape[0], dtype=bool)
-
-    def factored(shift):  # of its lower half; what stands above the diagonal is never read
-        scaled = gram * (scale[:, None] * scale[None, :])
-        return lax.linalg.cholesky_p.bind(jnp.where(eye, 1.0 + shift, scaled))
+def _root_of_inverse(gram, prior, shift):
+    own = diagonal(gram) + prior
 
     def failed(carry):
-        count, _, factor = carry
-        return (count < ATTEMPTS) & ~jnp.isfinite(jnp.sum(diagonal(factor)))
+        count, _, root = carry
+        return (count == 0) | (count < ATTEMPTS) & ~jnp.isfinite(jnp.sum(diagonal(root)))
 
-    def again(carry):
+    def attempt(carry):
         count, shift, _ = carry
-        return count + 1, shift * MORE, factored(shift * MORE)
+        shift = jnp.where(count > 0, shift * MORE, shift)
+        return count + 1, shift, _root_by_halves(gram, prior + shift * own)
 
-    begin = (jnp.ones((), jnp.int32), shift, factored(shift))
-    _, shift, factor = lax.while_loop(failed, again, alike(begin, gram, scale, shift))
-    return _inverse_of_triangle(factor), shift
+    begin = (jnp.zeros((), jnp.int32), shift, gram)
+    _, shift, root = lax.while_loop(failed, attempt, alike(begin, gram, prior, shift))
+    return root, shift
 
 
-def _inverse_of_triangle(factor):
-    """`L⁻¹` by halves, so that most of its arithmetic is in products: twice as fast on CPUs.
+def _root_by_halves(gram, added):
+    """`L⁻¹` of `G + diag(added)`, most of whose arithmetic is in products: LAPACK takes up to twice as long on CPUs.
 
-    With `L = [[A, 0], [B, C]]`:  `L⁻¹ = [[A⁻¹, 0], [−C⁻¹ B A⁻¹, C⁻¹]]`.
+    With `G = [[A, B], [·, C]]` and `X` that of A:  `[[X, 0], [−Z Yᵀ X, Z]]`,  `Y = X B`,  Z that of `C − Yᵀ Y`.
     """
-    p = factor.shape[0]
+    p = gram.shape[0]
     if p <= LEAF:
-        return lax.linalg.triangular_solve(factor, jnp.eye(p, dtype=factor.dtype), left_side=True, lower=True)
+        # Of the transpose the lower half is read; LAPACK takes a matrix column by column, so that this copies nothing.
+        whole = jnp.where(jnp.eye(p, dtype=bool), gram + added[None, :], gram).T
+        factor = lax.linalg.cholesky_p.bind(whole)
+        return lax.linalg.triangular_solve(factor, jnp.eye(p, dtype=gram.dtype), left_side=True, lower=True)
     half = p // 2
-    first, second = _inverse_of_triangle(factor[:half, :half]), _inverse_of_triangle(factor[half:, half:])
-    corner = -matmul(second, matmul(factor[half:, :half], first))
-    return lower_blocks([[first], [corner, second]])
+    first = _root_by_halves(gram[:half, :half], added[:half])
+    between = matmul(first, gram[:half, half:])
+    second = _root_by_halves(gram[half:, half:] - matmul(between.T, between), added[half:])
+    return lower_blocks([[first], [-matmul(second, matmul(between.T, first)), second]])
 
 
 _roots = fold_batches(_root_of_inverse, jax.vmap(_root_of_inverse))
 
 
-def inverse_root(gram: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`L⁻¹` of `C + τ I = L Lᵀ`, lower triangular, so that `(C + τ I)⁻¹ = L⁻ᵀ L⁻¹`; and τ.
+def inverse_root(gram: jax.Array, prior: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`L⁻¹` of `H + τ diag(H) = L Lᵀ` for `H = G + diag(α)`, lower triangular, so that `L⁻ᵀ L⁻¹` is its inverse; and τ.
 
-    C has ones on its diagonal, and `G_ij s_i s_j` off it, for a symmetric `(p, p)`, of which only the lower half is
-    read, and scales `(p,)`. τ is the given shift, `()`, or where rounding makes Cholesky fail eight times as much, and
-    so on; NaN where that fails too. The logarithm of the determinant is `−2 Σ log diag L⁻¹`.
+    Only the upper half of G, `(p, p)`, is read; α is `(p,)`. τ is the given shift, `()`, or where rounding makes
+    Cholesky fail eight times as much, and so on; NaN where that fails too. The logarithm of the determinant is
+    `−2 Σ log diag L⁻¹`. Rounding depends on the scale of no parameter.
     """
-    root, shift = _roots(gram[None], scale[None], shift[None])
+    root, shift = _roots(gram[None], prior[None], shift[None])
     return root[0], shift[0]
 
 

@@ -20,10 +20,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jills import activations
-from jills.linalg import matmul
+from jills.linalg import matmul, taken
 from jills.network import Network
 from jills.types import Layer, Params
 
@@ -67,13 +68,13 @@ def forward(network: Network, matrices: Sequence[jax.Array], start: Pass | jax.A
     Args:
         network: of L layers.
         matrices: `θ^l`, L of them.
-        start: an earlier pass, or the inputs `(d, n)`.
+        start: an earlier pass, or the inputs with ones, `(d + 1, n)`.
         first: the lowest layer whose parameters have changed.
     """
     if isinstance(start, Pass):
         below, slopes, current = list(start.below[:first]), list(start.slopes[:first]), start.below[first]
     else:
-        below, slopes, current = [], [], with_ones(start)
+        below, slopes, current = [], [], start
     values = current
     for layer in range(first, network.num_layers):
         activation = network.activations[layer]
@@ -144,6 +145,15 @@ def sensitivities(matrices, current: Pass, block: Block) -> list[jax.Array]:
 
 def jacobian(below: Sequence[jax.Array], sensitivity: Sequence[jax.Array]) -> jax.Array:
     """`∂ h^L / ∂ Δ` as a dense array `(k, p, n)`: the Khatri–Rao products of `A^l` and `S^l`, one above the other."""
-    k, _, n = sensitivity[0].shape
-    parts = [(a[None, :, None] * s[:, None]).reshape(k, -1, n) for a, s in zip(below, sensitivity, strict=True)]
-    return jnp.concatenate(parts, axis=1)
+    inputs = [np.repeat(np.arange(a.shape[0]), s.shape[1]) for a, s in zip(below, sensitivity, strict=True)]
+    outputs = [np.tile(np.arange(s.shape[1]), a.shape[0]) for a, s in zip(below, sensitivity, strict=True)]
+    # All layers in one kernel, which asks of no entry where it comes from.
+    first = taken(jnp.concatenate(below), _one_after_other(inputs))
+    second = jax.vmap(lambda rows: taken(rows, _one_after_other(outputs)))(jnp.concatenate(sensitivity, axis=1))
+    return first[None] * second
+
+
+def _one_after_other(places):
+    """Places in several arrays, as those in one that holds all of them."""
+    begins = np.cumsum([0, *(place[-1] + 1 for place in places)])
+    return np.concatenate([begin + place for begin, place in zip(begins, places, strict=False)])

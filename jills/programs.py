@@ -20,6 +20,7 @@ class Traced(NamedTuple):
     program: Any  # of `jax.jit(…).trace`
     terms: int  # of its longest sum, see `most_terms`
     facts: Any  # what was told of its trace
+    exact: bool  # see `options_of`
     structure: Any = None  # of what it returns, where it takes and returns leaves; None: it takes and returns trees
 
     def tier(self, word: str, calls: float) -> str:
@@ -37,7 +38,7 @@ class Traced(NamedTuple):
 
     def lower(self, tier: str, full: dict[str, Any]) -> Callable[[], Callable[..., Any]]:
         """What `compile` has yet to do where it is lowered: XLA's part, which may be done in a thread."""
-        lowered, options = self.program.lower(), options_of(tier, full, self.terms)
+        lowered, options = self.program.lower(), options_of(tier, full, self.terms, self.exact)
 
         def finish():
             compiled = attempt(lambda known: lowered.compile(compiler_options=known or None), options)
@@ -58,9 +59,13 @@ class Program:
     """
 
     def __init__(
-        self, function: Callable[..., Any], static: tuple[int, ...], facts: Callable[[Any], Any] = lambda jaxpr: None
+        self,
+        function: Callable[..., Any],
+        static: tuple[int, ...],
+        facts: Callable[[Any], Any] = lambda jaxpr: None,
+        exact: bool = False,
     ):
-        self._function, self._static = function, static
+        self._function, self._static, self._exact = function, static, exact
         self._facts = lambda jaxpr: (most_terms(jaxpr), facts(jaxpr))
         self.plain = jax.jit(function, static_argnums=static)
         self._others: dict[tuple, Any] = {}
@@ -82,7 +87,7 @@ class Program:
         if kept is not None:
             return kept
         program = self.plain.trace(*static, *args)
-        return Traced(program, *self._facts(program.jaxpr.jaxpr))
+        return Traced(program, *self._facts(program.jaxpr.jaxpr), self._exact)
 
     def __call__(self, tier: str, full: dict[str, Any], static: tuple, *args: Any) -> Any:
         """The function, called once, in the tier that a word says; inside of another program as a part of that.
@@ -99,7 +104,7 @@ class Program:
         kept = self._kept(digest, static, args)
         if kept is not None:
             tier = "fast" if tier == "fast" else "full"  # with a cache on disk "auto" is the latter
-            key = (digest, *sorted(options_of(tier, full, kept.terms).items()))
+            key = (digest, *sorted(options_of(tier, full, kept.terms, self._exact).items()))
             if key not in self._compiled:
                 self._compiled[key] = kept.compile(tier, full)
             return self._compiled[key](*args)
@@ -107,7 +112,7 @@ class Program:
             return self.plain(*static, *args)
         jaxpr = self.plain.trace(*static, *args).jaxpr.jaxpr
         tier = tier_of(jaxpr, 1.0) if tier == "auto" else tier
-        options = options_of(tier, full, most_terms(jaxpr))
+        options = options_of(tier, full, most_terms(jaxpr), self._exact)
         return attempt(lambda known: self.with_options(known)(*static, *args), options)
 
     def _digest(self, static, args):
@@ -126,7 +131,7 @@ class Program:
             kept = traces.find(digest) or traces.make(digest, self._function, static, args, self._facts)
             if kept is not None:
                 (terms, facts), program = kept.facts, jax.jit(kept.exported.call).trace(*jax.tree.leaves(args))
-                kept = Traced(program, terms, facts, kept.structure)
+                kept = Traced(program, terms, facts, self._exact, kept.structure)
             self._traced[digest] = kept
         return self._traced[digest]
 

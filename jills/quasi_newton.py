@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jills.linalg import dot, positive
-from jills.transformations import exported
+from jills.transformations import alike, exported
 
 # The least cosine of the angle between s and y of a pair that is kept. It depends on the scales of parameters: where
 # they differ much a good pair is lost now and then, never a descent.
@@ -70,17 +70,16 @@ class Pairs(NamedTuple):
 
     def direction(self, gradient: jax.Array, precondition: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """`−H g`, by the two loops of Nocedal 1980; the pairs need not be known when the program is made."""
-        last = self.inverse.shape[0] - 1
 
-        def backwards(count, carry):
-            rest, parts = carry
-            index = last - count
-            part = self.inverse[index] * dot([self.changes[index]], [rest])
-            return rest - part * self.rises[index], parts.at[index].set(part)
+        def backwards(rest, pair):
+            change, rise, inverse = pair
+            part = inverse * dot([change], [rest])
+            return rest - part * rise, part
 
-        def forwards(index, found):
-            part = parts[index] - self.inverse[index] * dot([self.rises[index]], [found])
-            return found + part * self.changes[index]
+        def forwards(found, pair):
+            change, rise, inverse, part = pair
+            return found + (part - inverse * dot([rise], [found])) * change, None
 
-        rest, parts = lax.fori_loop(0, last + 1, backwards, (gradient, jnp.zeros_like(self.inverse)))
-        return -lax.fori_loop(0, last + 1, forwards, self.scale * precondition(rest))
+        pairs = (self.changes, self.rises, self.inverse)
+        rest, parts = lax.scan(backwards, *alike((gradient, pairs)), reverse=True)
+        return -lax.scan(forwards, *alike((self.scale * precondition(rest), (*pairs, parts))))[0]

@@ -1,8 +1,9 @@
-"""The batched Cholesky: its derivatives against those of NumPy's inverse."""
+"""The batched Cholesky: its derivatives, and roots of inverses, against NumPy's inverse."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jills import linalg
 
@@ -28,3 +29,35 @@ def test_derivatives_of_solve_and_inverses():
     backward = jax.jacrev(sums, argnums=(0, 1, 2))(*primals)
     along = [jnp.tensordot(one, tangent, tangent.ndim) for one, tangent in zip(backward, tangents, strict=True)]
     np.testing.assert_allclose(np.sum(along, axis=0), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 160, 161, 325])
+def test_the_root_of_an_inverse(size, dtype):
+    """Against NumPy, of the upper half alone, and for parameters of very different scales."""
+    rng = np.random.default_rng(size)
+    scales = 10.0 ** rng.uniform(-3, 3, size)
+    factor = rng.normal(size=(size, size + 5)) * scales[:, None]
+    gram, prior = factor @ factor.T, scales**2 * rng.uniform(0.5, 2.0, size)
+    half = np.where(np.tri(size, k=-1, dtype=bool), np.nan, gram)
+    root, shift = linalg.inverse_root(*(jnp.asarray(each, dtype) for each in (half, prior, 0.01)))
+    whole = gram + np.diag(prior)
+    whole += 0.01 * np.diag(np.diag(whole))
+    assert shift == jnp.asarray(0.01, dtype)
+    assert np.array_equal(root, np.tril(root))
+    np.testing.assert_allclose(
+        scales[:, None] * (np.asarray(root, float).T @ np.asarray(root, float)) * scales,
+        scales[:, None] * np.linalg.inv(whole) * scales,
+        atol=1e-11 if dtype == np.float64 else 2e-4,
+    )
+
+
+@pytest.mark.parametrize("size", [5, 200])
+def test_a_shift_that_rounding_makes_too_small_is_raised(size):
+    rng = np.random.default_rng(0)
+    factor = rng.normal(size=(size, 2))
+    gram = jnp.asarray(factor @ factor.T - 1e-3 * np.eye(size), jnp.float32)  # indefinite by a little
+    root, shift = linalg.inverse_root(gram, jnp.zeros(size, jnp.float32), jnp.asarray(1e-4, jnp.float32))
+    assert float(shift) in [pytest.approx(1e-4 * 8**times) for times in range(1, linalg.ATTEMPTS)]
+    assert np.isfinite(root).all()
+    root, _ = linalg.inverse_root(-gram, jnp.zeros(size, jnp.float32), jnp.asarray(1e-4, jnp.float32))
+    assert not np.isfinite(np.diagonal(root)).all()

@@ -31,7 +31,7 @@ def predict(matrices, inputs):
 def everything():
     @jax.jit
     def compute(inputs, matrices, changes, weights):
-        current = linearization.forward(NETWORK, matrices, inputs)
+        current = linearization.forward(NETWORK, matrices, linearization.with_ones(inputs))
         found = []
         for first, last in BLOCKS:
             below, own = current.below[first : last + 1], changes[first : last + 1]

@@ -172,14 +172,14 @@ class Evidence(Algorithm):
         )
         matrices = [jnp.where(as_given, given, entered) for given, entered in pairs]
         current = objective.forward(matrices)
-        start = Point(matrices, objective.value(matrices, current))
-        factored = objective.factor(objective.statistics(matrices), course.damping)
+        start = Point(matrices, objective.value(matrices, current), current)
+        factored = objective.factor(objective.statistics(matrices, current), course.damping)
         end = descend(objective, start, factored)
         taken = end.value < start.value
         theta, value, linear = flatten(matrices), start.value, self.network.num_layers == 1
         if factored.is_whole or linear:
             # A step ends near the minimum. By the parameters before it, α may swing from one value to another for ever.
-            theta, current = flatten(end.matrices), objective.forward(end.matrices)
+            theta, current = flatten(end.matrices), end.current
             value = end.value if linear else value  # H of a linear model is that of its end, too
         energies = objective.likelihood.energies(current.prediction)
         together = course.steps < (TOGETHER if alpha.shape[0] > 1 else 0)

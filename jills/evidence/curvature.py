@@ -21,11 +21,12 @@ from jax import lax
 from jills import linearization
 from jills.evidence import factors
 from jills.evidence.likelihood import Likelihood
-from jills.linalg import HIGHEST, add, flatten, lower_blocks, matmul
+from jills.linalg import HIGHEST, add, flatten, matmul, taken, upper_blocks
 from jills.network import Network
 
 BLOCK_ENTRIES = 2**19  # of the products of one block of rows: they stay in the cache of a core
 FEWEST_ROWS = 64  # of a block
+FEW_ROWS = 512  # times outputs: up to so many products of whole Jacobians take less time than to lay out those of pairs
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,20 @@ class Together:
         """Their numbers."""
         return range(self.first, self.last + 1)
 
-    def statistics(self, below, sensitivity, curved, shares) -> list[jax.Array]:
-        """The products of every pair of layers, `(pairs of i, pairs of j)`, to be summed over blocks of rows."""
+    def statistics(self, below, sensitivity, curved, shares, few: bool) -> list[jax.Array]:
+        """What is to be summed over blocks of rows: the products of every pair of layers, `(pairs of i, pairs of j)`.
+
+        Args:
+            below: `A^l`, `(m, n)`.
+            sensitivity: `S^l`, `(k, q, n)`.
+            curved: `Λ S^l`, likewise.
+            shares: of the rows, `(n,)`; not needed here.
+            few: whether G itself, `(p, p)`, is told instead, as it is quicker for few rows.
+        """
+        if few:
+            own = [[each[layer] for layer in self.layers] for each in (below, curved, sensitivity)]
+            bent, jacobian = linearization.jacobian(own[0], own[1]), linearization.jacobian(own[0], own[2])
+            return [lax.dot_general(bent, jacobian, (((0, 2), (0, 2)), ((), ())), precision=HIGHEST)]
         return [_table(below, sensitivity, curved, *pair) for pair in _pairs(self.layers)]
 
     def factor(self, statistics: list[jax.Array], network: Network, alphas: list[jax.Array], damping) -> factors.Dense:
@@ -61,7 +74,7 @@ class KroneckerLayer:
         """Its number."""
         return range(self.layer, self.layer + 1)
 
-    def statistics(self, below, sensitivity, curved, shares) -> list[jax.Array]:
+    def statistics(self, below, sensitivity, curved, shares, few: bool) -> list[jax.Array]:
         """A `(m, m)` and G `(q, q)`; `shares` are weights of sum one, `(n,)`."""
         inputs = below[self.layer]
         pairs = zip(sensitivity[self.layer], curved[self.layer], strict=True)
@@ -120,6 +133,11 @@ def block_rows(network: Network, blocks_of_layers: Blocks, n: int) -> int:
     return -(-n // blocks)
 
 
+def are_few(network: Network, n: int) -> bool:
+    """Whether so many rows are taken at once, by their Jacobian."""
+    return n * network.sizes[-1] <= FEW_ROWS
+
+
 def in_blocks(array: jax.Array, size: int) -> jax.Array:
     """`(m, n)` as `(blocks, m, size)`, filled up with zeros."""
     m, n = array.shape
@@ -134,21 +152,28 @@ def statistics_of_rows(
     likelihood: Likelihood,
     beta: jax.Array,
     matrices: Sequence[jax.Array],
-    inputs: jax.Array,
+    current: linearization.Pass,
     shares: jax.Array,
+    few: bool,
 ) -> Statistics:
-    """Of some rows, with inputs `(d + 1, n)` and their shares `(n,)` of the whole weight."""
-    current = linearization.forward(network, matrices, inputs[:-1])
+    """Of some rows, with their forward pass and their shares `(n,)` of the whole weight; `few` if `are_few` are all."""
     sensitivity = linearization.sensitivities(matrices, current, (0, network.num_layers - 1))
-    curve = jax.vmap(lambda vectors: likelihood.curve(current.prediction, beta, vectors), in_axes=1, out_axes=1)
-    curved = [curve(each) for each in sensitivity]
-    return tuple(block.statistics(current.below, sensitivity, curved, shares) for block in blocks)
+    if network.sizes[-1] == 1:
+        bend = likelihood.curve(current.prediction, beta, jnp.ones_like(current.prediction))
+        curved = [bend[:, None] * each for each in sensitivity]
+    else:
+        curve = jax.vmap(lambda vectors: likelihood.curve(current.prediction, beta, vectors), in_axes=1, out_axes=1)
+        curved = [curve(each) for each in sensitivity]
+    return tuple(block.statistics(current.below, sensitivity, curved, shares, few) for block in blocks)
 
 
 def gram_of(tables: Sequence[jax.Array], network: Network, layers: range) -> jax.Array:
-    """The lower half of G of some layers, `(p, p)`, from the products of every pair; zero above a layer's own block."""
+    """The upper half of G of some layers, `(p, p)`, from the products of every pair, unless they are G already."""
+    p = sum((network.sizes[layer] + 1) * network.sizes[layer + 1] for layer in layers)
+    if tables[0].shape == (p, p):
+        return tables[0]
     blocks = {pair: _laid_out(table, network, *pair) for pair, table in zip(_pairs(layers), tables, strict=True)}
-    return lower_blocks([[blocks[one, other] for one in layers if one <= other] for other in layers])
+    return upper_blocks([[blocks[one, other] for other in layers if one <= other] for one in layers])
 
 
 def _pairs(layers):
@@ -167,25 +192,20 @@ def _table(below, sensitivity, curved, one, other):
     else:
         low, high = (index.ravel() for index in np.indices((m, m_other)))
         left, right = (index.ravel() for index in np.indices((q, q_other)))
-    inputs = _taken(below[one], low) * _taken(below[other], high)
-    outputs = add([_taken(sensitivity[one][c], left) * _taken(curved[other][c], right) for c in range(k)])
+    inputs = taken(below[one], low) * taken(below[other], high)
+    outputs = add([taken(sensitivity[one][c], left) * taken(curved[other][c], right) for c in range(k)])
     return lax.dot_general(inputs, outputs, (((1,), (1,)), ((), ())), precision=HIGHEST)
 
 
 def _laid_out(table, network, one, other):
-    """The block of the rows of `other` and the columns of `one`."""
+    """The block of the rows of `one` and the columns of `other`."""
     m, m_other = network.sizes[one] + 1, network.sizes[other] + 1
     q, q_other = network.sizes[one + 1], network.sizes[other + 1]
     if one == other and q == 1:
         return table
     if one == other:
-        table = _taken(_taken(table, _symmetric(m).ravel()).T, _symmetric(q).ravel()).T
-    return table.reshape(m, m_other, q, q_other).transpose(1, 3, 0, 2).reshape(m_other * q_other, m * q)
-
-
-def _taken(array, rows):
-    """Rows that are known to be there: to check them costs kernels, and so do signs, which may count from the end."""
-    return array.at[rows.astype(np.uint32)].get(mode="promise_in_bounds")
+        table = taken(taken(table, _symmetric(m).ravel()).T, _symmetric(q).ravel()).T
+    return table.reshape(m, m_other, q, q_other).transpose(0, 2, 1, 3).reshape(m * q, m_other * q_other)
 
 
 def _symmetric(size):

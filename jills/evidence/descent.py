@@ -21,6 +21,7 @@ from jills.conjugate_gradients import ConjugateGradients
 from jills.evidence.factors import Posterior
 from jills.evidence.objective import Objective
 from jills.linalg import dot, flatten, unflatten
+from jills.linearization import Pass
 from jills.quasi_newton import Pairs
 from jills.transformations import alike
 
@@ -36,6 +37,7 @@ class Point(NamedTuple):
 
     matrices: list[jax.Array]  # θ^l
     value: jax.Array  # () S
+    current: Pass  # of `Objective.forward`
 
 
 class _Carry(NamedTuple):
@@ -70,7 +72,7 @@ def _by_products(objective, start, factored):
 
     def step(carry):
         count, _, point = carry
-        current = objective.forward(point.matrices)
+        current = point.current
         gradient = objective.gradient(point.matrices, current)
         found = ConjugateGradients(PRODUCTS, TOLERANCE).solve(
             lambda change: [objective.product(point.matrices, current, change[0])],
@@ -92,7 +94,7 @@ def _by_pairs(objective, start, factored):
 
     def step(carry):
         point = carry.point
-        theta, gradient = flatten(point.matrices), objective.gradient(point.matrices, objective.forward(point.matrices))
+        theta, gradient = flatten(point.matrices), objective.gradient(point.matrices, point.current)
         change, rise = theta - carry.before[0], gradient - carry.before[1]
         pairs = carry.pairs.with_pair(carry.count > 0, change, rise, factored.solve(rise))
         new = _lowered(objective, point, pairs.direction(gradient, factored.solve), gradient)

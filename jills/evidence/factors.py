@@ -1,7 +1,7 @@
 """`H = G + diag(α)` of some layers, factored: solves, its determinant, and how far the data determine each parameter.
 
-H is taken as `D^½ C D^½` with D its diagonal (`Dense`), or in the eigenvectors of both Kronecker factors of a layer
-(`Kronecker`). What rounding hides in C counts as more prior, and so does a damping: a direction that only noise
+H is taken as it is (`Dense`), or in the eigenvectors of both Kronecker factors of a layer (`Kronecker`). What rounding
+hides of it, in units of its diagonal, counts as more prior, and so does a damping: a direction that only noise
 determines is none of the effective parameters. Where Cholesky fails for rounding, still more is added until it holds.
 """
 
@@ -17,20 +17,22 @@ from jills.linalg import Vector, add, diagonal, eigenvectors, inverse_root, matm
 
 
 class Dense(NamedTuple):
-    """`H⁻¹ = D^-½ L⁻ᵀ L⁻¹ D^-½` of layers together."""
+    """`H⁻¹ = L⁻ᵀ L⁻¹` of layers together."""
 
-    root: jax.Array  # (p, p) L⁻¹, of C + τ I
-    diagonal: jax.Array  # (p,) D
-    prior: jax.Array  # (p,) α
-    shift: jax.Array  # () τ: rounding, and a damping
+    root: jax.Array  # (p, p) L⁻¹
+    prior: jax.Array  # (p,) α, and what rounding and a damping add to it
 
     @classmethod
     def of(cls, gram: jax.Array, alpha: jax.Array, damping: jax.Array | float = 0.0) -> "Dense":
-        """Of `G + diag(α)`, `(p, p)`, of which the lower half is read, and `(p,)`; and a damping λ in units of D."""
-        d = diagonal(gram) + alpha
-        shift = jnp.asarray(damping + rounding(gram), gram.dtype)
-        root, shift = inverse_root(gram, 1.0 / jnp.sqrt(d), shift)
-        return cls(root, d, alpha, shift)
+        """Of `H = G + diag(α)`; and a damping in units of its diagonal.
+
+        Args:
+            gram: G, `(p, p)`, of which the upper half is read.
+            alpha: `(p,)`.
+            damping: λ, `()`.
+        """
+        root, shift = inverse_root(gram, alpha, jnp.asarray(damping + rounding(gram), gram.dtype))
+        return cls(root, alpha + shift * (alpha + diagonal(gram)))
 
     @property
     def size(self) -> int:
@@ -39,22 +41,20 @@ class Dense(NamedTuple):
 
     def solve(self, right: jax.Array) -> jax.Array:
         """`H⁻¹ b`, `(p,)`."""
-        root = jnp.sqrt(self.diagonal)
         # `x L⁻¹`, not `L⁻ᵀ x`: XLA takes ten times as long for that.
-        return matmul(matmul(self.root, right / root), self.root) / root
+        return matmul(matmul(self.root, right), self.root)
 
     def log_det(self) -> jax.Array:
         """Of H, `()`."""
-        return jnp.sum(jnp.log(self.diagonal)) - 2.0 * jnp.sum(jnp.log(diagonal(self.root)))
+        return -2.0 * jnp.sum(jnp.log(diagonal(self.root)))
 
     def determined(self) -> jax.Array:
         """`1 − α_i H⁻¹_ii` of every parameter, `(p,)`: how far the data determine it, from 0 to 1."""
-        inverse = jnp.sum(jnp.square(self.root), axis=0)
-        return jnp.clip(1.0 - (self.prior / self.diagonal + self.shift) * inverse, 0.0, 1.0)
+        return jnp.clip(1.0 - self.prior * jnp.sum(jnp.square(self.root), axis=0), 0.0, 1.0)
 
     def variances(self, below: Vector, sensitivity: Vector) -> jax.Array:
         """`J_n H⁻¹ J_nᵀ` for `A^l` `(m_l, n)` and `S^l` `(k, n_l, n)` of the layers, `(k, n)`."""
-        jacobian = linearization.jacobian(below, sensitivity) / jnp.sqrt(self.diagonal)[None, :, None]
+        jacobian = linearization.jacobian(below, sensitivity)
         return jax.vmap(lambda rows: jnp.sum(jnp.square(matmul(self.root, rows)), axis=0))(jacobian)
 
 

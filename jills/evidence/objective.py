@@ -103,8 +103,12 @@ class Objective(NamedTuple):
         return self.at(self.likelihood.energies(current.prediction), flatten(list(matrices)))
 
     def forward(self, matrices: Sequence[jax.Array]) -> linearization.Pass:
-        """The forward pass of all rows."""
-        return linearization.forward(self.network, matrices, self.rows.scaled_inputs[:-1])
+        """The forward pass of all rows; `below` without the inputs, which are known."""
+        current = linearization.forward(self.network, matrices, self.rows.scaled_inputs)
+        return current._replace(below=current.below[1:])
+
+    def _whole(self, current):
+        return current._replace(below=(self.rows.scaled_inputs, *current.below))
 
     def gradient(self, matrices: Sequence[jax.Array], current: linearization.Pass) -> jax.Array:
         """`∂ S / ∂ θ`, `(p,)`."""
@@ -114,25 +118,34 @@ class Objective(NamedTuple):
     def _gathered(self, matrices, current, cotangents):
         """`Σ_n J_nᵀ v_n` for `(k, n)`."""
         layers = linearization.backward(matrices, current.slopes, (0, self.network.num_layers - 1), cotangents)
-        return flatten([matmul(below, one.T) for below, one in zip(current.below, layers, strict=True)])
+        return flatten([matmul(below, one.T) for below, one in zip(self._whole(current).below, layers, strict=True)])
 
-    def statistics(self, matrices: Sequence[jax.Array]) -> Statistics:
-        """What G is made of, summed by blocks of rows, so that memory does not grow with them."""
-        size = curvature.block_rows(self.network, self.blocks, self.rows.omega.shape[0])
-        weights = self.likelihood.weights[None, :]
-        arrays = (self.rows.scaled_inputs, self.likelihood.targets, weights, weights / positive(self.rows.total))
+    def statistics(self, matrices: Sequence[jax.Array], current: linearization.Pass) -> Statistics:
+        """What G at θ is made of, from its forward pass.
+
+        Many rows are taken in blocks, so that memory does not grow with them.
+        """
+        n = self.rows.omega.shape[0]
+        few = curvature.are_few(self.network, n)
+        size = n if few else curvature.block_rows(self.network, self.blocks, n)
+        shares = self.likelihood.weights / positive(self.rows.total)
+
+        def of_rows(likelihood, current, shares):
+            return curvature.statistics_of_rows(
+                self.network, self.blocks, likelihood, self.beta, matrices, current, shares, few
+            )
+
+        if size == n:
+            return of_rows(self.likelihood, self._whole(current), shares)
+        arrays = (self.rows.scaled_inputs, self.likelihood.targets, self.likelihood.weights[None, :], shares[None, :])
         parts = tuple(curvature.in_blocks(array, size) for array in arrays)
 
         def one(part):
             inputs, targets, weights, shares = part
             likelihood = self.likelihood._replace(targets=targets, weights=weights[0])
-            return curvature.statistics_of_rows(
-                self.network, self.blocks, likelihood, self.beta, matrices, inputs, shares[0]
-            )
+            return of_rows(likelihood, linearization.forward(self.network, matrices, inputs), shares[0])
 
         first = jax.tree.map(lambda array: array[0], parts)
-        if parts[0].shape[0] == 1:
-            return one(first)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, first))
         summed = lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None)  # noqa: E731 used at once
         return lax.scan(summed, alike(zeros, parts, list(matrices), self.beta), parts)[0]
@@ -146,20 +159,22 @@ class Objective(NamedTuple):
     def product(self, matrices: Sequence[jax.Array], current: linearization.Pass, change: jax.Array) -> jax.Array:
         """`H v` for `(p,)`, without H."""
         block = (0, self.network.num_layers - 1)
-        response = linearization.jvp(matrices, current.below, current.slopes, block, unflatten(change, list(matrices)))
+        response = linearization.jvp(
+            matrices, self._whole(current).below, current.slopes, block, unflatten(change, list(matrices))
+        )
         curved = self.likelihood.curve(current.prediction, self.beta, response)
         return self._gathered(matrices, current, curved) + self.alpha * change
 
-    def settled(self, matrices: Sequence[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
-        """θ with the output layer that minimises S for the others, where S is quadratic in it; and S there.
+    def settled(self, matrices: Sequence[jax.Array]) -> tuple[list[jax.Array], jax.Array, linearization.Pass]:
+        """θ with the output layer that minimises S for the others, where S is quadratic in it; S and the pass there.
 
         What rounding makes of that layer, where hidden units are almost collinear, may be no minimum: θ as it is, then.
         """
         current = self.forward(matrices)
         given = self.value(matrices, current)
         if not self.is_quadratic:
-            return list(matrices), given
-        below = current.below[-1]
+            return list(matrices), given, current
+        below = self._whole(current).below[-1]
         weighed = below * self.rows.omega[None, :]
         gram, right = matmul(weighed, below.T), matmul(weighed, self.rows.scaled_targets.T)
         alpha = unflatten(self.alpha, list(matrices))[-1]
@@ -172,6 +187,11 @@ class Objective(NamedTuple):
 
         beta = jnp.broadcast_to(self.beta, (right.shape[1],))
         last = jax.vmap(solve, in_axes=(1, 0, 1), out_axes=1)(alpha, beta, right)
-        value = self.value([*matrices[:-1], last], current._replace(prediction=matmul(last.T, below)))
+        prediction = matmul(last.T, below)
+        value = self.value([*matrices[:-1], last], current._replace(prediction=prediction))
         lower = (value < given) | (jnp.isfinite(value) & ~jnp.isfinite(given))
-        return [*matrices[:-1], jnp.where(lower, last, matrices[-1])], jnp.where(lower, value, given)
+        last, value, prediction = (
+            jnp.where(lower, new, old)
+            for new, old in ((last, matrices[-1]), (value, given), (prediction, current.prediction))
+        )
+        return [*matrices[:-1], last], value, current._replace(prediction=prediction)

@@ -52,8 +52,8 @@ def _predict(algorithm, state, batch, inputs):
     rows = algorithm.resume(state, batch)[1]
     objective, _ = algorithm.objective(cast(algorithm.defaults, dtype), state.inner.course, rows)
     matrices = objective.enter(state.params)
-    factored = objective.factor(objective.statistics(matrices))
-    columns = rows.standard.rows(inputs)[:-1]
+    factored = objective.factor(objective.statistics(matrices, objective.forward(matrices)))
+    columns = rows.standard.rows(inputs)
     layers = [block.layers for block in objective.blocks]
     k, m = network.sizes[-1], columns.shape[1]
     size = max(1, min(m, MOST_ENTRIES // (k * network.num_params)))

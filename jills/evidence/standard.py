@@ -75,11 +75,13 @@ class Standard(NamedTuple):
             has_units: whether targets have a unit; else they are taken as they are.
             alike: whether all outputs share one scale, which outliers do not change.
         """
+        d, k = batch.inputs.shape[1], batch.targets.shape[1]
+        if has_units and not alike:
+            both = Column.of(jnp.concatenate([batch.inputs, batch.targets], axis=1), shares)
+            return cls(*(Column(both.mean[own], both.scale[own]) for own in (slice(d), slice(d, d + k))))
         inputs = Column.of(batch.inputs, shares)
         if not has_units:
-            return cls(inputs, Column.identity(batch.targets.shape[1], batch.targets.dtype))
-        if not alike:
-            return cls(inputs, Column.of(batch.targets, shares))
+            return cls(inputs, Column.identity(k, batch.targets.dtype))
         targets = Column.robust(batch.targets, shares)
         common = jnp.exp(jnp.mean(jnp.log(targets.scale)))
         return cls(inputs, targets._replace(scale=jnp.full_like(targets.scale, common)))

@@ -16,6 +16,7 @@ CASES = {
     "softmax": (jills.losses.softmax_cross_entropy, 3),
     "sigmoid": (jills.losses.sigmoid_cross_entropy, 2),
     "huber": (jills.losses.huber(1e6), 2),
+    "one output": (jills.losses.squared_error, 1),
 }
 
 
@@ -41,7 +42,7 @@ def setting(name, sizes=(3, 5, 2), **options):
 
 def negative_log_likelihood(name, prediction, targets):
     """Of each row but for constants, `(n,)`, written independently; β = 1."""
-    if name in ("squared error", "huber"):
+    if name in ("squared error", "huber", "one output"):
         return 0.5 * jnp.sum((prediction - targets) ** 2, axis=1)
     if name == "softmax":
         return -jnp.sum(targets * jax.nn.log_softmax(prediction), axis=1)
@@ -55,8 +56,14 @@ def forward(objective, theta, like):
     return values
 
 
+def statistics_of(objective, matrices):
+    return objective.statistics(matrices, objective.forward(matrices))
+
+
+@pytest.mark.parametrize("few", [0, 512], ids=["by pairs of layers", "by the Jacobian"])
 @pytest.mark.parametrize("name", CASES)
-def test_value_gradient_and_curvature_are_those_of_autodiff(name):
+def test_value_gradient_and_curvature_are_those_of_autodiff(name, few, monkeypatch):
+    monkeypatch.setattr(curvature, "FEW_ROWS", few)
     objective, matrices, batch = setting(name)
     theta, beta = flatten(matrices), objective.beta[0]
     targets = objective.rows.scaled_targets.T
@@ -65,13 +72,14 @@ def test_value_gradient_and_curvature_are_those_of_autodiff(name):
         rows = negative_log_likelihood(name, forward(objective, theta, matrices), targets)
         return beta * jnp.sum(batch.weights * rows) + 0.5 * 2.5 * jnp.sum(theta**2)
 
-    assert beta == (1.7 if name in ("squared error", "huber") else 1.0)
-    statistics, current = objective.statistics(matrices), objective.forward(matrices)
+    assert beta == (1.7 if name in ("squared error", "huber", "one output") else 1.0)
+    statistics, current = statistics_of(objective, matrices), objective.forward(matrices)
     np.testing.assert_allclose(objective.value(matrices, current), value(theta), rtol=1e-12)
     np.testing.assert_allclose(objective.gradient(matrices, current), jax.grad(value)(theta), rtol=1e-9, atol=1e-12)
-    settled, lower = objective.settled(matrices)
+    settled, lower, there = objective.settled(matrices)
+    np.testing.assert_allclose(there.prediction, objective.forward(settled).prediction, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(lower, value(flatten(settled)), rtol=1e-12)
-    if name == "squared error":
+    if name in ("squared error", "one output"):
         slope = unflatten(jax.grad(value)(flatten(settled)), matrices)[-1]
         np.testing.assert_allclose(slope, 0.0, atol=1e-9)
     jacobian = jax.jacobian(lambda theta: forward(objective, theta, matrices))(theta)
@@ -80,7 +88,7 @@ def test_value_gradient_and_curvature_are_those_of_autodiff(name):
     gram = jnp.einsum("nkp,nkl,nlq->pq", jacobian, curved, jacobian)
     layers = range(objective.network.num_layers)
     found = curvature.gram_of(statistics[0], objective.network, layers)
-    np.testing.assert_allclose(np.tril(found), np.tril(gram), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(np.triu(found), np.triu(gram), rtol=1e-9, atol=1e-12)
 
 
 def test_of_a_linear_network_the_hessian_is_all_there_is():
@@ -94,7 +102,7 @@ def test_of_a_linear_network_the_hessian_is_all_there_is():
         return jnp.sum(weights * rows) + 0.5 * 2.5 * jnp.sum(theta**2)
 
     hessian = jax.hessian(value)(flatten(matrices))
-    factored = objective.factor(objective.statistics(matrices))
+    factored = objective.factor(statistics_of(objective, matrices))
     np.testing.assert_allclose(factored.log_det(), np.linalg.slogdet(hessian)[1], rtol=1e-10)
     np.testing.assert_allclose(factored.determined(), 1 - 2.5 * np.diag(np.linalg.inv(hessian)), rtol=1e-9)
     right = np.random.default_rng(1).normal(size=len(hessian))
@@ -103,10 +111,11 @@ def test_of_a_linear_network_the_hessian_is_all_there_is():
 
 def test_blocks_of_rows_change_nothing(monkeypatch):
     objective, matrices, _ = setting("softmax")
-    whole = objective.statistics(matrices)
+    monkeypatch.setattr(curvature, "FEW_ROWS", 0)
+    whole = statistics_of(objective, matrices)
     monkeypatch.setattr(curvature, "BLOCK_ENTRIES", 1)
     monkeypatch.setattr(curvature, "FEWEST_ROWS", 10)
-    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(objective.statistics(matrices)), strict=True):
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(statistics_of(objective, matrices)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
@@ -115,10 +124,10 @@ def test_smaller_curvatures_are_blocks_of_the_whole(choice):
     """The blocks of each layer; as Kronecker products exactly so where inputs and sensitivities are independent."""
     objective, matrices, _ = setting("squared error")
     network = objective.network
-    lower = np.tril(curvature.gram_of(objective.statistics(matrices)[0], network, range(network.num_layers)))
-    whole = lower + np.tril(lower, -1).T
+    upper = np.triu(curvature.gram_of(statistics_of(objective, matrices)[0], network, range(network.num_layers)))
+    whole = upper + np.triu(upper, 1).T
     small = objective._replace(blocks=getattr(jills.evidence, choice)(network))
-    statistics = small.statistics(matrices)
+    statistics = statistics_of(small, matrices)
     start = 0
     for layer, (block, sums) in enumerate(zip(small.blocks, statistics, strict=True)):
         m, q = matrices[layer].shape
