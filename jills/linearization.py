@@ -7,7 +7,7 @@ those above it are part of the linear map, those below it do not matter.
     dH^l = A^l Δ^l + (dh^(l-1)) W^l,   dh^l = f_l'(H^l) ⊙ dH^l,   u = dh^L        (`jvp`)
     s^L = v ⊙ f_L'(H^L),   s^(l-1) = (s^l W^lᵀ) ⊙ f'(H^(l-1))                     (`backward`)
 
-`A^lᵀ s^l` is the vector–Jacobian product. With one output the sensitivities `S^l = ∂ h^L / ∂ H^l` are
+`A^lᵀ s^l` is the vector–Jacobian product (`gathered`). With one output the sensitivities `S^l = ∂ h^L / ∂ H^l` are
 worth keeping: then `u = Σ_l rowsum(S^l ⊙ A^l Δ^l)`, about half the arithmetic.
 
 Here, and in all that uses it, every array of a batch is stored features × rows, transposed against the
@@ -129,6 +129,14 @@ def backward(matrices, slopes, block: Block, cotangents: jax.Array) -> list[jax.
         if layer > first:
             cotangents = matmul(matrices[layer][:-1], cotangents)
     return found[::-1]
+
+
+def gathered(below: jax.Array, cotangents: jax.Array) -> jax.Array:
+    """`A^lᵀ s^l`, `(m, q)`, of `(m, n)` and `(q, n)`."""
+    # The wider one first: XLA's products for CPUs take up to twice as long the other way round.
+    if below.shape[0] < cotangents.shape[0]:
+        return lax.optimization_barrier(matmul(cotangents, below.T)).T
+    return matmul(below, cotangents.T)
 
 
 def _times(slope, values):

@@ -6,15 +6,13 @@
 This is L-BFGS (Nocedal 1980) with a preconditioner P in place of the identity. H itself is never formed.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from jills.linalg import dot, positive
-from jills.transformations import alike, exported
+from jills.linalg import dot, matmul, positive
+from jills.transformations import exported
 
 # The least cosine of the angle between s and y of a pair that is kept. It depends on the scales of parameters: where
 # they differ much a good pair is lost now and then, never a descent.
@@ -42,44 +40,47 @@ class Pairs(NamedTuple):
         return self._replace(inverse=inverse, scale=jnp.where(where, jnp.ones_like(self.scale), self.scale))
 
     def with_pair(
-        self, where: jax.Array, change: jax.Array, rise: jax.Array, preconditioned: jax.Array | None = None
-    ) -> "Pairs":
-        """With one more pair, where the curvature between its parts is positive.
+        self, where: jax.Array, change: jax.Array, rise: jax.Array, image: jax.Array
+    ) -> tuple["Pairs", jax.Array]:
+        """With one more pair, where the curvature between its parts is positive; and whether it is there, `()` bool.
 
         Args:
             where: `()` bool, whether at all.
             change: s.
             rise: y.
-            preconditioned: `P y`, which γ follows from; None: γ stays 1, for a P that is an inverse curvature itself.
+            image: `P y`, which γ follows from.
         """
-        curvature = dot([change], [rise])
-        size = curvature if preconditioned is None else dot([rise], [preconditioned])
+        curvature, size = dot([change], [rise]), dot([rise], [image])
         least = CURVED * jnp.linalg.norm(change) * jnp.linalg.norm(rise)
         inverse, scale = 1 / positive(curvature), curvature / positive(size)
-        where = where & (curvature > least) & (size > 0) & jnp.isfinite(size) & jnp.isfinite(inverse) & (scale > 0)
+        kept = where & (curvature > least) & (size > 0) & jnp.isfinite(size) & jnp.isfinite(inverse) & (scale > 0)
+        changes, rises = pushed(kept, self.changes, change), pushed(kept, self.rises, rise)
+        return Pairs(changes, rises, pushed(kept, self.inverse, inverse), jnp.where(kept, scale, self.scale)), kept
 
-        def pushed(old, new):
-            return jnp.where(where, jnp.concatenate([old[1:], new[None]]), old)
+    def direction(self, gradient: jax.Array, image: jax.Array, images: jax.Array) -> jax.Array:
+        """`−H g`; the pairs need not be known when the program is made.
 
-        return Pairs(
-            pushed(self.changes, change),
-            pushed(self.rises, rise),
-            pushed(self.inverse, inverse),
-            jnp.where(where, scale, self.scale),
-        )
+        By the two loops of Nocedal 1980, but what they add up over pairs stands in products with all pairs at once:
+        what is left for loops are the m numbers that pairs have of each other.
 
-    def direction(self, gradient: jax.Array, precondition: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """`−H g`, by the two loops of Nocedal 1980; the pairs need not be known when the program is made."""
+        Args:
+            gradient: g.
+            image: `P g`.
+            images: `P y` of every pair, `(m, p)`.
+        """
+        m, inverse = self.inverse.shape[0], self.inverse
+        known = matmul(self.changes, self.rises.T)  # sᵢᵀ yⱼ
+        later, earlier = jnp.triu(inverse[:, None] * known, 1), jnp.tril(inverse[:, None] * known.T, -1)
+        parts = inverse * matmul(self.changes, gradient)
+        for j in reversed(range(1, m)):
+            parts = parts - parts[j] * later[:, j]
+        found = self.scale * (image - matmul(parts, images))  # γ P times what the first loop leaves of g
+        parts = parts - inverse * matmul(self.rises, found)
+        for j in range(m - 1):
+            parts = parts - parts[j] * earlier[:, j]
+        return -(found + matmul(parts, self.changes))
 
-        def backwards(rest, pair):
-            change, rise, inverse = pair
-            part = inverse * dot([change], [rest])
-            return rest - part * rise, part
 
-        def forwards(found, pair):
-            change, rise, inverse, part = pair
-            return found + (part - inverse * dot([rise], [found])) * change, None
-
-        pairs = (self.changes, self.rises, self.inverse)
-        rest, parts = lax.scan(backwards, *alike((gradient, pairs)), reverse=True)
-        return -lax.scan(forwards, *alike((self.scale * precondition(rest), (*pairs, parts))))[0]
+def pushed(where: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    """`(m, …)` without its first entry and with a last one more, where `()` bool."""
+    return jnp.where(where, jnp.concatenate([old[1:], new[None]]), old)

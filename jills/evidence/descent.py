@@ -22,7 +22,7 @@ from jills.evidence.factors import Posterior
 from jills.evidence.objective import Objective
 from jills.linalg import dot, flatten, unflatten
 from jills.linearization import Pass
-from jills.quasi_newton import Pairs
+from jills.quasi_newton import Pairs, pushed
 from jills.transformations import alike
 
 STEPS = 3  # iterations with one factor
@@ -44,8 +44,9 @@ class _Carry(NamedTuple):
     """Of the loop over steps."""
 
     point: Point
-    before: tuple[jax.Array, jax.Array]  # (p,) each: θ and its gradient, where the last iteration began
+    before: tuple[jax.Array, jax.Array, jax.Array]  # (p,) each: θ, its gradient g and H⁻¹ g, where the last one began
     pairs: Pairs
+    images: jax.Array  # (m, p) H⁻¹ y of the pairs
     count: jax.Array  # () int32
     ended: jax.Array  # () bool, whether S hardly fell, or not at all
 
@@ -95,15 +96,18 @@ def _by_pairs(objective, start, factored):
     def step(carry):
         point = carry.point
         theta, gradient = flatten(point.matrices), objective.gradient(point.matrices, point.current)
-        change, rise = theta - carry.before[0], gradient - carry.before[1]
-        pairs = carry.pairs.with_pair(carry.count > 0, change, rise, factored.solve(rise))
-        new = _lowered(objective, point, pairs.direction(gradient, factored.solve), gradient)
-        return _Carry(new, (theta, gradient), pairs, carry.count + 1, ~(point.value - new.value > ENOUGH))
+        now = (theta, gradient, factored.solve(gradient))
+        change, rise, image = (new - old for new, old in zip(now, carry.before, strict=True))
+        pairs, kept = carry.pairs.with_pair(carry.count > 0, change, rise, image)
+        images = pushed(kept, carry.images, image)
+        new = _lowered(objective, point, pairs.direction(*now[1:], images), gradient)
+        return _Carry(new, now, pairs, images, carry.count + 1, ~(point.value - new.value > ENOUGH))
 
     theta = flatten(start.matrices)
     pairs = Pairs.none(STEPS - 1, theta.size, theta.dtype)
     nothing = (jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-    begin = _Carry(start, (theta, jnp.zeros_like(theta)), pairs, *nothing)
+    zeros = jnp.zeros_like(theta)
+    begin = _Carry(start, (theta, zeros, zeros), pairs, jnp.zeros_like(pairs.rises), *nothing)
     return lax.while_loop(going, step, alike(begin, factored, objective.rows)).point
 
 

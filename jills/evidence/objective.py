@@ -118,7 +118,8 @@ class Objective(NamedTuple):
     def _gathered(self, matrices, current, cotangents):
         """`Σ_n J_nᵀ v_n` for `(k, n)`."""
         layers = linearization.backward(matrices, current.slopes, (0, self.network.num_layers - 1), cotangents)
-        return flatten([matmul(below, one.T) for below, one in zip(self._whole(current).below, layers, strict=True)])
+        pairs = zip(self._whole(current).below, layers, strict=True)
+        return flatten([linearization.gathered(below, one) for below, one in pairs])
 
     def statistics(self, matrices: Sequence[jax.Array], current: linearization.Pass) -> Statistics:
         """What G at θ is made of, from its forward pass.

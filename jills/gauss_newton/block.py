@@ -6,7 +6,7 @@ import jax
 
 from jills import linearization
 from jills.gauss_newton.coordinates import Scaling
-from jills.linalg import Vector, matmul
+from jills.linalg import Vector
 from jills.linearization import Block, Pass
 
 
@@ -42,7 +42,7 @@ class LinearBlock(NamedTuple):
 
     def gather(self, cotangents: Vector) -> Vector:
         """From cotangents of each layer's total inputs to one matrix per layer, `A^lᵀ s^l`."""
-        return [matmul(below, one.T) for below, one in zip(self.below, cotangents, strict=True)]
+        return [linearization.gathered(*pair) for pair in zip(self.below, cotangents, strict=True)]
 
     def sensitivities(self) -> Vector:
         """`S^l = ∂ h^L / ∂ H^l` of the block's layers, each `(k, n_l, n)`."""

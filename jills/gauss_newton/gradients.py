@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jills import linearization
 from jills.gauss_newton.model import Objective
 from jills.linalg import dot, matmul
-from jills.linearization import Pass
+from jills.linearization import Pass, gathered
 
 
 def gradients(objective: Objective, matrices: Sequence[jax.Array], current: Pass) -> tuple[jax.Array, jax.Array]:
@@ -29,25 +29,24 @@ def gradients(objective: Objective, matrices: Sequence[jax.Array], current: Pass
     largest = jnp.max(jnp.abs(slope))
     shrink = 1.0 / jnp.where(largest > 0, largest, jnp.ones_like(largest))  # squares must be numbers in float32
     # Norms over rows by weight: of A with it, of slopes, which hold it already, with its inverse.
-    root = None if rows.weights is None else jnp.sqrt(rows.omega)[None, :]
-    inverse = 1.0 if root is None else jnp.where(root > 0, _over(1.0, root), jnp.zeros_like(root))
+    omega = rows.omega
+    inverse = jnp.where(omega > 0, _over(1.0, omega), jnp.zeros_like(omega))
     gradient, shares = [], []
     for layer, (inputs, cotangent, matrix) in enumerate(zip(current.below, cotangents, matrices, strict=True)):
         decay = objective.decays[layer] * matrix
         if layer > 0:
-            fall = matmul(inputs, cotangent.T)
+            fall = gathered(inputs, cotangent)
             gradient.append(fall + decay)
         else:  # in inputs that are centred and scaled
             inputs = rows.scaled_inputs
-            fall = matmul(inputs, cotangent.T)
+            fall = gathered(inputs, cotangent)
             gradient.append(rows.scaling.gradient(fall) + decay)
             decay = rows.scaling.transposed(decay)
-        weighed = inputs if root is None else inputs * root
-        whole = _square(weighed) * _square(shrink * cotangent * inverse) + _square(shrink * decay)
+        whole = _weighed(inputs, omega) * _weighed(shrink * cotangent, inverse) + _square(shrink * decay)
         shares.append(_over(_square(shrink * (fall + decay)), whole))
     values = current.prediction
     error = shrink * (values - matmul(values, rows.omega)[:, None] if rows.unit is None else jnp.ones_like(values))
-    own, other = _square(shrink * slope * inverse), _square(objective.curve(values, error) * inverse)
+    own, other = _weighed(shrink * slope, inverse), _weighed(objective.curve(values, error), inverse)
     relative = jnp.sqrt(jnp.minimum(jnp.max(jnp.stack(shares)) * _over(own, own + other), 1.0))
     # Over s² the objective, over s the output layer's parameters: in this order, so that no square vanishes.
     parts, unit = list(objective.in_units(gradient)), rows.unit
@@ -57,6 +56,12 @@ def gradients(objective: Objective, matrices: Sequence[jax.Array], current: Pass
 
 def _square(array):
     return dot([array], [array])
+
+
+def _weighed(array, weights):
+    """`Σ_n w_n ‖a_n‖²` of `(m, n)`."""
+    # By a product with the weights: as one sum it would be a long one, see `jills.compilation`.
+    return jnp.sum(matmul(jnp.square(array), weights))
 
 
 def _over(part, whole):

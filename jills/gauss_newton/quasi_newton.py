@@ -21,7 +21,7 @@ from jills.gauss_newton.iterative import Preconditioners
 from jills.gauss_newton.line_search import Position
 from jills.gauss_newton.model import Model, Objective
 from jills.linalg import dot, flatten, unflatten
-from jills.quasi_newton import Pairs
+from jills.quasi_newton import Pairs, pushed
 from jills.transformations import alike
 
 # Of the decrease that the slope promises (Armijo); a quadratic's minimum gives one half of it. Less would let the first
@@ -67,7 +67,9 @@ class _Carry(NamedTuple):
     loss: jax.Array
     value: jax.Array
     gradient: jax.Array  # (p,)
+    image: jax.Array  # (p,) of the gradient, by the preconditioner
     pairs: Pairs
+    images: jax.Array  # (m, p) of the rises
     direction: jax.Array  # (p,)
     share: jax.Array  # () of the direction that is tried next
     taken: jax.Array  # () int32
@@ -105,19 +107,23 @@ def descend(
         gradient = flatten(Model.of(objective, block, matrices, new.current).gradient)
         promised = carry.value + ENOUGH * dot([change], [carry.gradient])
         lower = jnp.isfinite(new.value) & (new.value < carry.value) & (new.value <= promised)
-        rise = gradient - carry.gradient
-        pairs = carry.pairs.with_pair(lower, change, rise, precondition(rise))
+        image = precondition(gradient)
+        rise, raised = gradient - carry.gradient, image - carry.image
+        pairs, kept = carry.pairs.with_pair(lower, change, rise, raised)
+        images = pushed(kept, carry.images, raised)
         none_left = (carry.taken == 0) & (carry.refused + 1 >= method.trials)
         stuck = ~lower & ((carry.share < SHORTER ** (MOST_SHARES - 1.5)) | none_left)
         pairs = pairs.forgotten(stuck)
-        gradient = jnp.where(lower, gradient, carry.gradient)
+        gradient, image = jnp.where(lower, gradient, carry.gradient), jnp.where(lower, image, carry.image)
         return _Carry(
             matrices=tuple(jnp.where(lower, one, old) for one, old in zip(matrices, carry.matrices, strict=True)),
             loss=jnp.where(lower, new.loss, carry.loss),
             value=jnp.where(lower, new.value, carry.value),
             gradient=gradient,
+            image=image,
             pairs=pairs,
-            direction=jnp.where(lower, pairs.direction(gradient, precondition), carry.direction),
+            images=images,
+            direction=jnp.where(lower, pairs.direction(gradient, image, images), carry.direction),
             share=jnp.where(lower, jnp.ones_like(carry.share), SHORTER * carry.share),
             taken=carry.taken + lower.astype(jnp.int32),
             refused=carry.refused + (~lower).astype(jnp.int32),
@@ -125,14 +131,16 @@ def descend(
         )
 
     gradient, zero = flatten(like), jnp.zeros((), jnp.int32)
-    direction = pairs.direction(gradient, precondition)
+    image, images = precondition(gradient), jax.vmap(precondition)(pairs.rises)
     first = _Carry(
         matrices=start.matrices,
         loss=start.loss,
         value=start.value,
         gradient=gradient,
+        image=image,
         pairs=pairs,
-        direction=direction,
+        images=images,
+        direction=pairs.direction(gradient, image, images),
         share=jnp.ones_like(start.loss),
         taken=zero,
         refused=zero,

@@ -54,7 +54,10 @@ def test_the_direction_is_that_of_the_inverse_as_a_matrix(seed, seen):
         change = rng.normal(size=p)
         rise = curvature @ change
         kept = [*kept, (change, rise)][-3:]
-        pairs = pairs.with_pair(jnp.asarray(True), jnp.asarray(change), jnp.asarray(rise), jnp.asarray(start @ rise))
+        pairs, there = pairs.with_pair(
+            jnp.asarray(True), jnp.asarray(change), jnp.asarray(rise), jnp.asarray(start @ rise)
+        )
+        assert there
     if kept:
         change, rise = kept[-1]
         inverse = start * (change @ rise) / (rise @ start @ rise)
@@ -62,7 +65,7 @@ def test_the_direction_is_that_of_the_inverse_as_a_matrix(seed, seen):
         left = np.eye(p) - np.outer(change, rise) / (change @ rise)
         inverse = left @ inverse @ left.T + np.outer(change, change) / (change @ rise)
     gradient = rng.normal(size=p)
-    found = pairs.direction(jnp.asarray(gradient), lambda vector: jnp.asarray(start) @ vector)
+    found = pairs.direction(jnp.asarray(gradient), jnp.asarray(start @ gradient), pairs.rises @ jnp.asarray(start))
     np.testing.assert_allclose(found, -inverse @ gradient, rtol=1e-8, atol=1e-10)
 
 
@@ -70,7 +73,8 @@ def test_the_direction_is_that_of_the_inverse_as_a_matrix(seed, seen):
 def test_no_pair_of_no_positive_curvature_is_kept(rise):
     pairs = Pairs.none(3, 2, "float64")
     rise = jnp.asarray(rise)
-    new = pairs.with_pair(jnp.asarray(True), jnp.asarray([1.0, 0.0]), rise, rise)
+    new, there = pairs.with_pair(jnp.asarray(True), jnp.asarray([1.0, 0.0]), rise, rise)
+    assert not there
     jax.tree.map(np.testing.assert_array_equal, new, pairs)
     forgotten = pairs._replace(inverse=jnp.ones(3), scale=jnp.asarray(0.1)).forgotten(jnp.asarray(True))
     jax.tree.map(np.testing.assert_array_equal, forgotten, pairs)
