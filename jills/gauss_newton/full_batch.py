@@ -44,7 +44,7 @@ class Hparams(NamedTuple):
 class Detail(NamedTuple):
     """The signs of health of a Gauss–Newton step; its defaults stand for a member that has stopped."""
 
-    gradient_norm: float | jax.Array = math.nan  # () of loss plus decay, at the parameters received
+    gradient_norm: float | jax.Array = math.nan  # () of loss plus decay, where the step sets out from
     objective: float | jax.Array = math.nan  # () loss + ½ δ ‖θ‖², of the parameters received
     damping: float | jax.Array = math.nan  # () the largest λ of all blocks, in this step
     accepted: int | jax.Array = 0  # () int32, blocks whose step was kept, and quasi-Newton trials that were
@@ -127,19 +127,19 @@ class FullBatch(Algorithm):
     def update(self, hparams: Any, state: State, batch: Any) -> tuple[State, Detail]:
         """Every block in turn; the line searches know the loss of the new parameters already."""
         objective = Objective.of(self.network, self.loss, batch, hparams.weight_decay)
-        start = Position.of(objective, objective.in_units(linearization.stack(state.params)))
+        received, start = fitted(objective, objective.in_units(linearization.stack(state.params)), state.step)
         lambdas = hparams.damping * state.inner.damping.factor
-        visit = _Visit(fitted(objective, start, state.step), state.inner)
+        visit = _Visit(start, state.inner)
         for index in range(len(self.blocks)):
             if self._quasi_newton is not None and index == len(self.blocks) - 1:
                 visit = self._descended(self._quasi_newton, hparams, objective, lambdas, visit, index)
             else:
                 visit = self._solved(hparams, objective, lambdas, visit, index)
-        kept, position = lower(start, visit.position)
+        kept, position = lower(received, visit.position)
         gradient_norm, relative_gradient = gradients(objective, start.matrices, start.current)
         detail = Detail(
             gradient_norm=gradient_norm,
-            objective=objective.true(start.value),
+            objective=objective.true(received.value),
             damping=jnp.max(lambdas),
             accepted=jnp.where(kept, visit.accepted, 0),
             products=visit.products,

@@ -23,9 +23,9 @@ def gradients(objective: Objective, matrices: Sequence[jax.Array], current: Pass
     rounding beside it belong to an exact fit. No units matter, and no outlier that outweighs the loss but pulls like
     any other row, as with Huber's: a gradient over the loss would vanish beside it.
     """
-    rows, top = objective.rows, len(matrices) - 1
+    rows = objective.rows
     slope = objective.slope(current.prediction)
-    cotangents = linearization.backward(matrices, current.slopes, (0, top), slope)
+    cotangents = _cotangents(matrices, current, slope)
     largest = jnp.max(jnp.abs(slope))
     shrink = 1.0 / jnp.where(largest > 0, largest, jnp.ones_like(largest))  # squares must be numbers in float32
     # Norms over rows by weight: of A with it, of slopes, which hold it already, with its inverse.
@@ -52,6 +52,14 @@ def gradients(objective: Objective, matrices: Sequence[jax.Array], current: Pass
     parts, unit = list(objective.in_units(gradient)), rows.unit
     norm = jnp.sqrt(dot(parts, parts))
     return norm if unit is None else norm * unit * unit, relative
+
+
+def _cotangents(matrices, current, slope):
+    """`s^l` of all layers; of one output as a `Model` takes them, so that XLA computes them and what follows once."""
+    block = (0, len(matrices) - 1)
+    if slope.shape[0] > 1:
+        return linearization.backward(matrices, current.slopes, block, slope)
+    return [one * slope for one in linearization.backward(matrices, current.slopes, block, jnp.ones_like(slope))]
 
 
 def _square(array):

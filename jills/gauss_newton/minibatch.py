@@ -136,8 +136,7 @@ class Minibatch(Algorithm):
         """One step from the direction of this batch."""
         unit = self._unit(state.inner.unit, batch)
         objective = Objective.of(self.network, self.loss, Rows.of(batch, unit), hparams.weight_decay)
-        start = Position.of(objective, objective.in_units(linearization.stack(state.params)))
-        position = fitted(objective, start, state.step)
+        received, position = fitted(objective, objective.in_units(linearization.stack(state.params)), state.step)
         damping = hparams.damping * state.inner.damping.factor[0]
         preconditioners, known = self._preconditioners(objective, position, damping, state.inner)
         model = Model.of(objective, self.block, position.matrices, position.current)
@@ -148,7 +147,7 @@ class Minibatch(Algorithm):
         moved = jax.tree.map(jnp.add, base, change)
         after = Position.of(objective, objective.in_units(linearization.stack(moved))).value
         # A step that does not even lower the objective of its own batch is not taken.
-        kept = jnp.isfinite(after) & (after <= start.value)
+        kept = jnp.isfinite(after) & (after <= received.value)
         _, faded = self._follow(hparams, state, jax.tree.map(jnp.zeros_like, state.params))
         params, optimizer = jax.tree.map(
             lambda new, old: jnp.where(kept, new, old), (moved, followed), (state.params, faded)
@@ -156,8 +155,8 @@ class Minibatch(Algorithm):
         left = jnp.where(kept, (state.inner.left - 1) % RENEWAL, 0)
         unit = state.inner.unit if unit is None else jnp.where(kept, unit, state.inner.unit)
         inner = Inner(back_off(state.inner.damping, kept), optimizer, known, left, unit)
-        gradient_norm, relative = gradients(objective, start.matrices, start.current)
-        value, accepted = objective.true(start.value), kept.astype(jnp.int32)
+        gradient_norm, relative = gradients(objective, position.matrices, position.current)
+        value, accepted = objective.true(received.value), kept.astype(jnp.int32)
         detail = Detail(gradient_norm, value, damping, accepted, proposal.products, relative)
         return state._replace(params=params, inner=inner), detail
 

@@ -1,8 +1,11 @@
 """A start that is made for data in other units: what the first step does about it, before any block is solved."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
+from jills import linearization
 from jills.gauss_newton.line_search import Position
 from jills.gauss_newton.model import Objective
 from jills.linalg import HIGHEST, matmul
@@ -12,15 +15,34 @@ LARGEST, SMALLEST = 30.0, 0.01  # root mean square of the first layer's total in
 OUTSIZED = 1e4  # a mean square of the predictions of so many squares of the targets' size
 
 
-def fitted(objective: Objective, start: Position, step: jax.Array) -> Position:
-    """Where to begin from: in a first step (`step`, `()`, is 0) both of these; later only what `shrunk` does."""
+class Received(NamedTuple):
+    """The parameters that a step received."""
+
+    matrices: tuple[jax.Array, ...]  # θ^l
+    loss: jax.Array  # ()
+    value: jax.Array  # () of the objective
+
+
+def fitted(objective: Objective, matrices: tuple[jax.Array, ...], step: jax.Array) -> tuple[Received, Position]:
+    """What was received, and where to set out from: in a first step both of these, later only what `shrunk` does.
+
+    Args:
+        objective: to lower.
+        matrices: `θ^l`, as they were received.
+        step: `()`, 0 in a first one.
+    """
+    changed = matrices
     if objective.network.num_layers > 1:
-        start = cond(step == 0, lambda: _rescaled(objective, start), lambda: start)
-    return start if objective.rows.unit is None else _shrunk(objective, start)
+        first, *others = matrices
+        changed = (cond(step == 0, lambda: _rescaled(objective, first), lambda: first), *others)
+    start = Position.of(objective, changed)
+    # In later steps nothing has changed so far.
+    given = cond(step == 0, lambda: Position.of(objective, matrices)[2:], lambda: (start.loss, start.value))
+    return Received(matrices, *given), start if objective.rows.unit is None else _shrunk(objective, start)
 
 
-def lower(start: Position, end: Position) -> tuple[jax.Array, Position]:
-    """Whether a step got below its start, `()` bool, as it need not if it began elsewhere; and where it ends then."""
+def lower(start: Received, end: Position) -> tuple[jax.Array, Position]:
+    """Whether a step got below its start, `()` bool, as it need not if it set out elsewhere; and where it ends then."""
     kept = end.value <= start.value
     choose = lambda new, old: jnp.where(kept, new, old)  # noqa: E731 used at once
     matrices = tuple(map(choose, end.matrices, start.matrices))
@@ -29,18 +51,17 @@ def lower(start: Position, end: Position) -> tuple[jax.Array, Position]:
     )
 
 
-def _rescaled(objective, start):
+def _rescaled(objective, first):
     """The first layer's parameters taken for inputs that are centred and scaled, where its units are out of range.
 
     Raw years saturate every unit of a start that was drawn for inputs of size one, inputs of 1e-6 leave them linear.
     """
-    rows, first = objective.rows, start.matrices[0]
-    total = matmul(first.T, start.current.below[0])
+    rows = objective.rows
+    total = matmul(first.T, linearization.with_ones(rows.inputs.T))
     square = matmul(jnp.square(total), rows.omega[:, None])
     spread = matmul(jnp.square(total - matmul(total, rows.omega[:, None])), rows.omega[:, None])
     out_of_range = (jnp.mean(square) > LARGEST**2) | (jnp.mean(spread) < SMALLEST**2)
-    first = jnp.where(out_of_range, rows.scaling.to_params(first), first)
-    return Position.of(objective, (first, *start.matrices[1:]))
+    return jnp.where(out_of_range, rows.scaling.to_params(first), first)
 
 
 def _shrunk(objective, start):
