@@ -31,12 +31,10 @@ from jills.linalg import only_cpu
 Told = TypeVar("Told")
 
 TIERS = ("auto", "fast", "full")
-PARTS = "xla_cpu_parallel_codegen_split_count"
-FAST = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-    PARTS: 4,  # not 32: to make so many takes longer than to compile them
-}
+FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+FEW_PARTS = {"xla_cpu_parallel_codegen_split_count": 4}
+"""Of a program of the fast tier: to make 32 of them, as XLA does, takes longer than to compile them. But kernels of one
+part may add and multiply in one rounding or in two, and whoever draws numbers must get the same in any program."""
 
 SHORT_SUMS = {"xla_disable_hlo_passes": "tree_reduction_rewriter"}
 """XLA adds arrays up in a tree, a kernel more for each sum. Term after term short ones are exact to some ten roundings
@@ -115,19 +113,18 @@ def tier_of(jaxpr: Any, calls: float) -> str:
     return "fast" if ADVANTAGE * LOST * calls * entries < SAVED * equations else "full"
 
 
-def options_of(tier: str, full: dict[str, Any], terms: int, exact: bool = False) -> dict[str, Any]:
+def options_of(tier: str, full: dict[str, Any], terms: int, draws: bool = True) -> dict[str, Any]:
     """The options to compile a program with.
 
     Args:
         tier: "fast" or "full".
         full: options of the full tier.
         terms: of its longest sum, see `most_terms`.
-        exact: whether the fast tier is to give the bits of the full one, as far as it can: in parts of several kernels
-            it may add and multiply in one rounding, or in two.
+        draws: whether it may draw numbers, which are the same in both tiers; see `FEW_PARTS`.
     """
     if not only_cpu():
         return {}
-    chosen = full if tier == "full" else {name: value for name, value in FAST.items() if not (exact and name == PARTS)}
+    chosen = full if tier == "full" else FAST if draws else FAST | FEW_PARTS
     return chosen | (SHORT_SUMS if terms <= MOST_TERMS else {})
 
 

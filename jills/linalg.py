@@ -39,7 +39,7 @@ def diagonal(matrix: jax.Array) -> jax.Array:
     return matrix.reshape(-1)[:: matrix.shape[0] + 1]
 
 
-def taken(array: jax.Array, rows: np.ndarray) -> jax.Array:
+def picked(array: jax.Array, rows: np.ndarray) -> jax.Array:
     """Rows that are known to be there: to check them costs kernels, and so do signs, which may count from the end."""
     return array.at[rows.astype(np.uint32)].get(mode="promise_in_bounds")
 
@@ -51,7 +51,7 @@ def add(arrays: Sequence[jax.Array]) -> jax.Array:
 
 def flatten(vector: Vector) -> jax.Array:
     """All entries in one array, `(p,)`."""
-    return jnp.concatenate([part.ravel() for part in vector])
+    return jnp.concatenate([part.reshape(-1) for part in vector])
 
 
 def unflatten(flat: jax.Array, like: Vector) -> Vector:
@@ -195,10 +195,11 @@ def shifted(matrix: jax.Array, shift: jax.Array) -> jax.Array:
 
 def _root_of_inverse(gram, prior, shift):
     own = diagonal(gram) + prior
+    valid = jnp.isfinite(jnp.sum(own))
 
     def failed(carry):
         count, _, root = carry
-        return (count == 0) | (count < ATTEMPTS) & ~jnp.isfinite(jnp.sum(diagonal(root)))
+        return (count == 0) | (count < ATTEMPTS) & valid & ~jnp.isfinite(jnp.sum(diagonal(root)))
 
     def attempt(carry):
         count, shift, _ = carry

@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 
 from jills import activations
-from jills.linalg import matmul, taken
+from jills.linalg import matmul, only_cpu, picked
 from jills.network import Network
 from jills.types import Layer, Params
 
@@ -63,7 +63,7 @@ def with_ones(values: jax.Array) -> jax.Array:
 
 
 def forward(network: Network, matrices: Sequence[jax.Array], start: Pass | jax.Array, first: int = 0) -> Pass:
-    """The forward pass of parameters `θ^l`; that of the layers below `first` is taken from `start`.
+    """The forward pass of parameters `θ^l`; that of the layers below `first` is picked from `start`.
 
     Args:
         network: of L layers.
@@ -134,7 +134,7 @@ def backward(matrices, slopes, block: Block, cotangents: jax.Array) -> list[jax.
 def gathered(below: jax.Array, cotangents: jax.Array) -> jax.Array:
     """`A^lᵀ s^l`, `(m, q)`, of `(m, n)` and `(q, n)`."""
     # The wider one first: XLA's products for CPUs take up to twice as long the other way round.
-    if below.shape[0] < cotangents.shape[0]:
+    if below.shape[0] < cotangents.shape[0] and only_cpu():
         return lax.optimization_barrier(matmul(cotangents, below.T)).T
     return matmul(below, cotangents.T)
 
@@ -156,8 +156,8 @@ def jacobian(below: Sequence[jax.Array], sensitivity: Sequence[jax.Array]) -> ja
     inputs = [np.repeat(np.arange(a.shape[0]), s.shape[1]) for a, s in zip(below, sensitivity, strict=True)]
     outputs = [np.tile(np.arange(s.shape[1]), a.shape[0]) for a, s in zip(below, sensitivity, strict=True)]
     # All layers in one kernel, which asks of no entry where it comes from.
-    first = taken(jnp.concatenate(below), _one_after_other(inputs))
-    second = jax.vmap(lambda rows: taken(rows, _one_after_other(outputs)))(jnp.concatenate(sensitivity, axis=1))
+    first = picked(jnp.concatenate(below), _one_after_other(inputs))
+    second = jax.vmap(lambda rows: picked(rows, _one_after_other(outputs)))(jnp.concatenate(sensitivity, axis=1))
     return first[None] * second
 
 

@@ -169,7 +169,7 @@ def _drawn(sizes, dtype, key, scales):
     return tuple(layers)
 
 
-_draw = Program(_drawn, (0, 1), exact=True)  # one program: drawn by themselves, matrices would cost a second
+_draw = Program(_drawn, (0, 1))  # one program: drawn by themselves, matrices would cost a second
 
 
 def total_input(layer: Layer, below: jax.Array) -> jax.Array:

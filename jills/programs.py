@@ -20,7 +20,7 @@ class Traced(NamedTuple):
     program: Any  # of `jax.jit(…).trace`
     terms: int  # of its longest sum, see `most_terms`
     facts: Any  # what was told of its trace
-    exact: bool  # see `options_of`
+    draws: bool  # see `options_of`
     structure: Any = None  # of what it returns, where it takes and returns leaves; None: it takes and returns trees
 
     def tier(self, word: str, calls: float) -> str:
@@ -38,7 +38,7 @@ class Traced(NamedTuple):
 
     def lower(self, tier: str, full: dict[str, Any]) -> Callable[[], Callable[..., Any]]:
         """What `compile` has yet to do where it is lowered: XLA's part, which may be done in a thread."""
-        lowered, options = self.program.lower(), options_of(tier, full, self.terms, self.exact)
+        lowered, options = self.program.lower(), options_of(tier, full, self.terms, self.draws)
 
         def finish():
             compiled = attempt(lambda known: lowered.compile(compiler_options=known or None), options)
@@ -63,9 +63,9 @@ class Program:
         function: Callable[..., Any],
         static: tuple[int, ...],
         facts: Callable[[Any], Any] = lambda jaxpr: None,
-        exact: bool = False,
+        draws: bool = True,
     ):
-        self._function, self._static, self._exact = function, static, exact
+        self._function, self._static, self._draws = function, static, draws
         self._facts = lambda jaxpr: (most_terms(jaxpr), facts(jaxpr))
         self.plain = jax.jit(function, static_argnums=static)
         self._others: dict[tuple, Any] = {}
@@ -87,7 +87,7 @@ class Program:
         if kept is not None:
             return kept
         program = self.plain.trace(*static, *args)
-        return Traced(program, *self._facts(program.jaxpr.jaxpr), self._exact)
+        return Traced(program, *self._facts(program.jaxpr.jaxpr), self._draws)
 
     def __call__(self, tier: str, full: dict[str, Any], static: tuple, *args: Any) -> Any:
         """The function, called once, in the tier that a word says; inside of another program as a part of that.
@@ -104,7 +104,7 @@ class Program:
         kept = self._kept(digest, static, args)
         if kept is not None:
             tier = "fast" if tier == "fast" else "full"  # with a cache on disk "auto" is the latter
-            key = (digest, *sorted(options_of(tier, full, kept.terms, self._exact).items()))
+            key = (digest, *sorted(options_of(tier, full, kept.terms, self._draws).items()))
             if key not in self._compiled:
                 self._compiled[key] = kept.compile(tier, full)
             return self._compiled[key](*args)
@@ -112,7 +112,7 @@ class Program:
             return self.plain(*static, *args)
         jaxpr = self.plain.trace(*static, *args).jaxpr.jaxpr
         tier = tier_of(jaxpr, 1.0) if tier == "auto" else tier
-        options = options_of(tier, full, most_terms(jaxpr), self._exact)
+        options = options_of(tier, full, most_terms(jaxpr), self._draws)
         return attempt(lambda known: self.with_options(known)(*static, *args), options)
 
     def _digest(self, static, args):
@@ -131,7 +131,7 @@ class Program:
             kept = traces.find(digest) or traces.make(digest, self._function, static, args, self._facts)
             if kept is not None:
                 (terms, facts), program = kept.facts, jax.jit(kept.exported.call).trace(*jax.tree.leaves(args))
-                kept = Traced(program, terms, facts, self._exact, kept.structure)
+                kept = Traced(program, terms, facts, self._draws, kept.structure)
             self._traced[digest] = kept
         return self._traced[digest]
 

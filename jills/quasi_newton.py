@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jills.linalg import dot, matmul, positive
 from jills.transformations import exported
@@ -70,7 +71,10 @@ class Pairs(NamedTuple):
         """
         m, inverse = self.inverse.shape[0], self.inverse
         known = matmul(self.changes, self.rises.T)  # sᵢᵀ yⱼ
-        later, earlier = jnp.triu(inverse[:, None] * known, 1), jnp.tril(inverse[:, None] * known.T, -1)
+        above, none = np.triu(np.ones((m, m), bool), 1), jnp.zeros_like(known)
+        later, earlier = (
+            jnp.where(part, inverse[:, None] * each, none) for part, each in ((above, known), (above.T, known.T))
+        )
         parts = inverse * matmul(self.changes, gradient)
         for j in reversed(range(1, m)):
             parts = parts - parts[j] * later[:, j]

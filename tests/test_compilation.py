@@ -151,6 +151,35 @@ def test_this_xla_knows_what_short_sums_leave_out_and_they_stay_exact_enough(tie
     np.testing.assert_allclose(short(values), np.sum(values.astype(np.float64) ** 2), rtol=32 * 2.0**-23)
 
 
+def test_programs_that_draw_keep_to_parts_of_one_kernel():
+    """They must draw the same in either tier; those that are given everything compile in fewer parts."""
+    short = compilation.SHORT_SUMS
+    assert compilation.options_of("fast", {}, 0) == compilation.FAST | short
+    assert compilation.options_of("fast", {}, 0, draws=False) == compilation.FAST | compilation.FEW_PARTS | short
+    assert compilation.options_of("full", {"a": 1}, 0, draws=False) == {"a": 1} | short
+    known: dict = compilation.FEW_PARTS
+    jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options=known)
+
+
+STARTS = """
+import chex
+import jax
+import jills
+
+network = jills.Network((8, 50, 1), jills.activations.tanh)
+drawn = network.init(jax.random.key(0))
+for tier in ("fast", "full"):
+    inside = jax.jit(network.init, compiler_options=jills.compiler_options(tier))
+    chex.assert_trees_all_equal(drawn, inside(jax.random.key(0)))
+"""
+
+
+def test_a_start_is_the_same_in_either_tier_with_xla_as_users_have_it():
+    """Here a program has one part, there one for each kernel."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("XLA", "JAX"))}
+    subprocess.run([sys.executable, "-c", STARTS], check=True, env=plain, timeout=120)
+
+
 def test_a_start_is_one_program_and_the_same_bits_inside_of_another():
     drawn = NETWORK.init(jax.random.key(3))
     inside = jax.jit(NETWORK.init)(jax.random.key(3))

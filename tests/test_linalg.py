@@ -61,3 +61,34 @@ def test_a_shift_that_rounding_makes_too_small_is_raised(size):
     assert np.isfinite(root).all()
     root, _ = linalg.inverse_root(-gram, jnp.zeros(size, jnp.float32), jnp.asarray(1e-4, jnp.float32))
     assert not np.isfinite(np.diagonal(root)).all()
+
+
+def test_members_need_different_numbers_of_attempts_and_one_is_not_a_number():
+    rng = np.random.default_rng(0)
+    factor = rng.normal(size=(7, 2))
+    singular = factor @ factor.T - 1e-3 * np.eye(7)
+    grams = jnp.asarray(np.stack([singular, np.eye(7), np.full((7, 7), np.nan)]), jnp.float32)
+    given = (grams, jnp.zeros((3, 7), jnp.float32), jnp.full(3, 1e-4, jnp.float32))
+    roots, shifts = jax.vmap(linalg.inverse_root)(*given)
+    assert np.isfinite(roots[:2]).all()
+    assert not np.isfinite(roots[2]).any()
+    assert shifts[0] > shifts[1] == shifts[2]
+    for one in range(2):
+        alone = linalg.inverse_root(*(each[one] for each in given))
+        np.testing.assert_allclose(roots[one], alone[0], rtol=1e-5, atol=1e-6)
+    at_once = jax.vmap(linalg._root_of_inverse)(*given)  # as on a GPU
+    np.testing.assert_allclose(at_once[0][:2], roots[:2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_blocks_are_where_they_belong(cpu, monkeypatch):
+    monkeypatch.setattr(linalg, "only_cpu", lambda: cpu)
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=(6, 6))
+    ends = [0, 3, 5, 6]
+    block = lambda i, j: jnp.asarray(whole[ends[i] : ends[i + 1], ends[j] : ends[j + 1]])  # noqa: E731 short
+    belongs = np.repeat(np.arange(3), [3, 2, 1])
+    lower = linalg.lower_blocks([[block(i, j) for j in range(i + 1)] for i in range(3)])
+    np.testing.assert_array_equal(lower, np.where(belongs[:, None] >= belongs, whole, 0.0))
+    upper = linalg.upper_blocks([[block(i, j) for j in range(i, 3)] for i in range(3)])
+    np.testing.assert_array_equal(upper, np.where(belongs[:, None] <= belongs, whole, 0.0))

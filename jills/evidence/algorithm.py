@@ -172,14 +172,15 @@ class Evidence(Algorithm):
         )
         matrices = [jnp.where(as_given, given, entered) for given, entered in pairs]
         current = objective.forward(matrices)
-        start = Point(matrices, objective.value(matrices, current), current)
+        start = Point(matrices, objective.value(matrices, current), objective.kept(current))
         factored = objective.factor(objective.statistics(matrices, current), course.damping)
         end = descend(objective, start, factored)
         taken = end.value < start.value
         theta, value, linear = flatten(matrices), start.value, self.network.num_layers == 1
         if factored.is_whole or linear:
             # A step ends near the minimum. By the parameters before it, α may swing from one value to another for ever.
-            theta, current = flatten(end.matrices), end.current
+            theta = flatten(end.matrices)
+            current = objective.forward(end.matrices) if end.current is None else end.current
             value = end.value if linear else value  # H of a linear model is that of its end, too
         energies = objective.likelihood.energies(current.prediction)
         together = course.steps < (TOGETHER if alpha.shape[0] > 1 else 0)
@@ -207,11 +208,8 @@ class Evidence(Algorithm):
             accepted=taken.astype(jnp.int32),
         )
         # A step that is not taken leaves every bit as it is, what the units round off included.
-        return (
-            new,
-            jax.tree.map(lambda one, old: jnp.where(taken, one, old), objective.leave(end.matrices), params),
-            detail,
-        )
+        left = objective.leave(end.matrices)
+        return new, cond(taken, lambda: left, lambda: params), detail
 
     def ended(self, info: Info, code: jax.Array) -> jax.Array:
         """Also where log evidence has come to rest, on both courses."""

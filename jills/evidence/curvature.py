@@ -21,7 +21,7 @@ from jax import lax
 from jills import linearization
 from jills.evidence import factors
 from jills.evidence.likelihood import Likelihood
-from jills.linalg import HIGHEST, add, flatten, matmul, taken, upper_blocks
+from jills.linalg import HIGHEST, add, flatten, matmul, picked, upper_blocks
 from jills.network import Network
 
 BLOCK_ENTRIES = 2**19  # of the products of one block of rows: they stay in the cache of a core
@@ -87,7 +87,7 @@ class KroneckerLayer:
 
 
 Blocks = tuple[Together | KroneckerLayer, ...]
-"""What of G is kept: every layer is in one of them, in order; what stands between two is taken as zero."""
+"""What of G is kept: every layer is in one of them, in order; what stands between two is picked as zero."""
 
 Curvature = Callable[[Network], Blocks]
 
@@ -124,7 +124,7 @@ Statistics = tuple[list[jax.Array], ...]
 
 
 def block_rows(network: Network, blocks_of_layers: Blocks, n: int) -> int:
-    """How many rows are taken at once, so that blocks are of nearly equal size."""
+    """How many rows are picked at once, so that blocks are of nearly equal size."""
     sizes = network.sizes
     widths = [[(sizes[layer] + 1, sizes[layer + 1]) for layer in block.layers] for block in blocks_of_layers]
     pairs = [(one, other) for own in widths for one in own for other in own]
@@ -134,7 +134,7 @@ def block_rows(network: Network, blocks_of_layers: Blocks, n: int) -> int:
 
 
 def are_few(network: Network, n: int) -> bool:
-    """Whether so many rows are taken at once, by their Jacobian."""
+    """Whether so many rows are picked at once, by their Jacobian."""
     return n * network.sizes[-1] <= FEW_ROWS
 
 
@@ -192,8 +192,8 @@ def _table(below, sensitivity, curved, one, other):
     else:
         low, high = (index.ravel() for index in np.indices((m, m_other)))
         left, right = (index.ravel() for index in np.indices((q, q_other)))
-    inputs = taken(below[one], low) * taken(below[other], high)
-    outputs = add([taken(sensitivity[one][c], left) * taken(curved[other][c], right) for c in range(k)])
+    inputs = picked(below[one], low) * picked(below[other], high)
+    outputs = add([picked(sensitivity[one][c], left) * picked(curved[other][c], right) for c in range(k)])
     return lax.dot_general(inputs, outputs, (((1,), (1,)), ((), ())), precision=HIGHEST)
 
 
@@ -204,7 +204,7 @@ def _laid_out(table, network, one, other):
     if one == other and q == 1:
         return table
     if one == other:
-        table = taken(taken(table, _symmetric(m).ravel()).T, _symmetric(q).ravel()).T
+        table = picked(picked(table, _symmetric(m).ravel()).T, _symmetric(q).ravel()).T
     return table.reshape(m, m_other, q, q_other).transpose(0, 2, 1, 3).reshape(m * q, m_other * q_other)
 
 

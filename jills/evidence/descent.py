@@ -23,7 +23,7 @@ from jills.evidence.objective import Objective
 from jills.linalg import dot, flatten, unflatten
 from jills.linearization import Pass
 from jills.quasi_newton import Pairs, pushed
-from jills.transformations import alike
+from jills.transformations import alike, cond
 
 STEPS = 3  # iterations with one factor
 ENOUGH = 0.01  # nats: no more iterations after one that lowers S by less
@@ -37,7 +37,7 @@ class Point(NamedTuple):
 
     matrices: list[jax.Array]  # θ^l
     value: jax.Array  # () S
-    current: Pass  # of `Objective.forward`
+    current: Pass | None  # of `Objective.forward`; None where it is not kept
 
 
 class _Carry(NamedTuple):
@@ -73,7 +73,7 @@ def _by_products(objective, start, factored):
 
     def step(carry):
         count, _, point = carry
-        current = point.current
+        current = _pass(objective, point)
         gradient = objective.gradient(point.matrices, current)
         found = ConjugateGradients(PRODUCTS, TOLERANCE).solve(
             lambda change: [objective.product(point.matrices, current, change[0])],
@@ -95,13 +95,15 @@ def _by_pairs(objective, start, factored):
 
     def step(carry):
         point = carry.point
-        theta, gradient = flatten(point.matrices), objective.gradient(point.matrices, point.current)
-        now = (theta, gradient, factored.solve(gradient))
-        change, rise, image = (new - old for new, old in zip(now, carry.before, strict=True))
-        pairs, kept = carry.pairs.with_pair(carry.count > 0, change, rise, image)
-        images = pushed(kept, carry.images, image)
-        new = _lowered(objective, point, pairs.direction(*now[1:], images), gradient)
-        return _Carry(new, now, pairs, images, carry.count + 1, ~(point.value - new.value > ENOUGH))
+        theta, gradient = flatten(point.matrices), objective.gradient(point.matrices, _pass(objective, point))
+        change, rise = theta - carry.before[0], gradient - carry.before[1]
+        raised = factored.solve(rise)
+        image = carry.before[2] + raised
+        pairs, kept = carry.pairs.with_pair(carry.count > 0, change, rise, raised)
+        images = pushed(kept, carry.images, raised)
+        new = _lowered(objective, point, pairs.direction(gradient, image, images), gradient)
+        ended = ~(point.value - new.value > ENOUGH)
+        return _Carry(new, (theta, gradient, image), pairs, images, carry.count + 1, ended)
 
     theta = flatten(start.matrices)
     pairs = Pairs.none(STEPS - 1, theta.size, theta.dtype)
@@ -109,6 +111,11 @@ def _by_pairs(objective, start, factored):
     zeros = jnp.zeros_like(theta)
     begin = _Carry(start, (theta, zeros, zeros), pairs, jnp.zeros_like(pairs.rises), *nothing)
     return lax.while_loop(going, step, alike(begin, factored, objective.rows)).point
+
+
+def _pass(objective, point):
+    """The forward pass of a point."""
+    return objective.forward(point.matrices) if point.current is None else point.current
 
 
 def _lowered(objective, start, change, gradient):
@@ -121,11 +128,13 @@ def _lowered(objective, start, change, gradient):
 
     def attempt(carry):
         count, share, _ = carry
-        point = Point(*objective.settled([old + share * part for old, part in zip(start.matrices, parts, strict=True)]))
+        moved = [old + share * part for old, part in zip(start.matrices, parts, strict=True)]
+        matrices, value, current = objective.settled(moved)
+        point = Point(matrices, value, objective.kept(current))
         # Of the parabola through S and its slope at the start, and S here; NaN where S is not finite.
         lowest = -0.5 * slope * share / (point.value - start.value - slope * share)
         return count + 1, share * jnp.clip(jnp.nan_to_num(lowest), SHORTEST, LONGEST), point
 
     begin = alike((jnp.zeros((), jnp.int32), jnp.ones_like(slope), start), change)
     _, _, end = lax.while_loop(going, attempt, begin)
-    return jax.tree.map(lambda new, old: jnp.where(end.value < start.value, new, old), end, start)
+    return cond(end.value < start.value, lambda: end, lambda: start)

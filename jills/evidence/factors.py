@@ -147,6 +147,6 @@ def scaled_to_unit(gram: jax.Array, alpha: jax.Array) -> tuple[jax.Array, jax.Ar
     return jnp.where(eye, jnp.ones_like(scaled), scaled), d
 
 
-def rounding(scaled: jax.Array) -> float:
-    """What rounding of the entries of C can change of its eigenvalues."""
-    return float(4 * jnp.finfo(scaled.dtype).eps * np.sqrt(scaled.shape[0]))
+def rounding(matrix: jax.Array) -> float:
+    """What rounding of its entries can change of the eigenvalues of a `(p, p)`, in units of its diagonal."""
+    return float(4 * jnp.finfo(matrix.dtype).eps * np.sqrt(matrix.shape[0]))

@@ -25,6 +25,7 @@ from jills.transformations import alike
 from jills.types import Batch
 
 USEFUL = 0.9  # of a constant's loss
+MOST_KEPT = 2**22  # entries of a forward pass that goes from one point to the next; a larger one is made anew
 
 
 class Rows(NamedTuple):
@@ -106,6 +107,11 @@ class Objective(NamedTuple):
         """The forward pass of all rows; `below` without the inputs, which are known."""
         current = linearization.forward(self.network, matrices, self.rows.scaled_inputs)
         return current._replace(below=current.below[1:])
+
+    def kept(self, current: linearization.Pass) -> linearization.Pass | None:
+        """A forward pass, or None where it is too large to be kept beside others."""
+        size = sum(array.size for array in jax.tree.leaves((current.below, current.slopes)))
+        return current if size <= MOST_KEPT else None
 
     def _whole(self, current):
         return current._replace(below=(self.rows.scaled_inputs, *current.below))

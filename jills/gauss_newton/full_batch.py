@@ -11,13 +11,12 @@ from jills import linearization, results
 from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative
 from jills.gauss_newton.damping import LARGEST_DAMPING, Damping, after_trials, follow, undisturbed
-from jills.gauss_newton.gradients import gradients
 from jills.gauss_newton.line_search import Position, backtrack
 from jills.gauss_newton.model import Model, Objective, has_units, is_quadratic
 from jills.gauss_newton.quasi_newton import descend
 from jills.gauss_newton.rows import Rows, size_of
 from jills.gauss_newton.solve import Automatic, propose
-from jills.gauss_newton.start import fitted, lower
+from jills.gauss_newton.start import fitted, gradients_at, lower
 from jills.hparams import Limit, by_keyword
 from jills.linearization import Block
 from jills.quasi_newton import Pairs
@@ -49,7 +48,7 @@ class Detail(NamedTuple):
     damping: float | jax.Array = math.nan  # () the largest λ of all blocks, in this step
     accepted: int | jax.Array = 0  # () int32, blocks whose step was kept, and quasi-Newton trials that were
     products: int | jax.Array = 0  # () int32, conjugate-gradient products in all blocks, and quasi-Newton trials
-    relative_gradient: float | jax.Array = math.nan  # () in [0, 1], see `gradients`; 0 at a minimum
+    relative_gradient: float | jax.Array = math.nan  # () in [0, 1], see `gradients`, there too; 0 at a minimum
 
 
 LOOPS = "its line searches and conjugate gradients take as many turns as the data ask, and JAX keeps no record of those"
@@ -136,7 +135,7 @@ class FullBatch(Algorithm):
             else:
                 visit = self._solved(hparams, objective, lambdas, visit, index)
         kept, position = lower(received, visit.position)
-        gradient_norm, relative_gradient = gradients(objective, start.matrices, start.current)
+        gradient_norm, relative_gradient = gradients_at(objective, received, start, kept)
         detail = Detail(
             gradient_norm=gradient_norm,
             objective=objective.true(received.value),

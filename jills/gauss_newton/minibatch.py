@@ -23,13 +23,12 @@ from jills.algorithm import Algorithm
 from jills.gauss_newton import iterative
 from jills.gauss_newton.damping import Damping, back_off, undisturbed
 from jills.gauss_newton.full_batch import LOOPS, Detail
-from jills.gauss_newton.gradients import gradients
 from jills.gauss_newton.kronecker import Preconditioner
 from jills.gauss_newton.line_search import Position
 from jills.gauss_newton.model import Model, Objective, has_units
 from jills.gauss_newton.rows import Rows, size_of
 from jills.gauss_newton.solve import Automatic, propose
-from jills.gauss_newton.start import fitted
+from jills.gauss_newton.start import fitted, gradients_at
 from jills.hparams import Limit, by_keyword, in_dtype
 from jills.linearization import Block
 from jills.losses import Loss, squared_error
@@ -155,7 +154,7 @@ class Minibatch(Algorithm):
         left = jnp.where(kept, (state.inner.left - 1) % RENEWAL, 0)
         unit = state.inner.unit if unit is None else jnp.where(kept, unit, state.inner.unit)
         inner = Inner(back_off(state.inner.damping, kept), optimizer, known, left, unit)
-        gradient_norm, relative = gradients(objective, position.matrices, position.current)
+        gradient_norm, relative = gradients_at(objective, received, position, kept)
         value, accepted = objective.true(received.value), kept.astype(jnp.int32)
         detail = Detail(gradient_norm, value, damping, accepted, proposal.products, relative)
         return state._replace(params=params, inner=inner), detail

@@ -107,8 +107,9 @@ def descend(
         gradient = flatten(Model.of(objective, block, matrices, new.current).gradient)
         promised = carry.value + ENOUGH * dot([change], [carry.gradient])
         lower = jnp.isfinite(new.value) & (new.value < carry.value) & (new.value <= promised)
-        image = precondition(gradient)
-        rise, raised = gradient - carry.gradient, image - carry.image
+        rise = gradient - carry.gradient
+        raised = precondition(rise)
+        image = carry.image + raised
         pairs, kept = carry.pairs.with_pair(lower, change, rise, raised)
         images = pushed(kept, carry.images, raised)
         none_left = (carry.taken == 0) & (carry.refused + 1 >= method.trials)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jills import linearization
+from jills.gauss_newton.gradients import gradients
 from jills.gauss_newton.line_search import Position
 from jills.gauss_newton.model import Objective
 from jills.linalg import HIGHEST, matmul
@@ -31,14 +32,25 @@ def fitted(objective: Objective, matrices: tuple[jax.Array, ...], step: jax.Arra
         matrices: `θ^l`, as they were received.
         step: `()`, 0 in a first one.
     """
-    changed = matrices
-    if objective.network.num_layers > 1:
-        first, *others = matrices
-        changed = (cond(step == 0, lambda: _rescaled(objective, first), lambda: first), *others)
-    start = Position.of(objective, changed)
-    # In later steps nothing has changed so far.
-    given = cond(step == 0, lambda: Position.of(objective, matrices)[2:], lambda: (start.loss, start.value))
+    several, first = objective.network.num_layers > 1, matrices[0]
+    if several:
+        first = cond(step == 0, lambda: _rescaled(objective, matrices[0]), lambda: matrices[0])
+    start = Position.of(objective, (first, *matrices[1:]))
+    given = (start.loss, start.value)
+    if several:  # in later steps nothing has changed so far
+        given = cond(step == 0, lambda: Position.of(objective, matrices)[2:], lambda: (start.loss, start.value))
     return Received(matrices, *given), start if objective.rows.unit is None else _shrunk(objective, start)
+
+
+def gradients_at(
+    objective: Objective, received: Received, start: Position, kept: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`gradients` where a step set out from; those of no minimum where it ends with what it received instead."""
+    norm, relative = gradients(objective, start.matrices, start.current)
+    elsewhere = (start.value < received.value) | (start.value > received.value)
+    known = kept | ~elsewhere
+    largest = jnp.full_like(norm, float(jnp.finfo(norm.dtype).max))
+    return jnp.where(known, norm, largest), jnp.where(known, relative, jnp.ones_like(relative))
 
 
 def lower(start: Received, end: Position) -> tuple[jax.Array, Position]:

@@ -146,7 +146,7 @@ def _trained(static, num_steps, hparams, start, batch, stop, metrics, judge, bla
     return told
 
 
-_run = Program(_trained, (0, 1))
+_run = Program(_trained, (0, 1), draws=False)
 
 
 def blank_detail(algorithm: Algorithm, dtype) -> Any:
