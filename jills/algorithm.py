@@ -133,6 +133,10 @@ class Algorithm(ABC):
         """The same algorithm for rows that are spread over so many devices, where it does something else for them."""
         return self
 
+    def alone(self) -> "Algorithm":
+        """The same algorithm for one network by itself, where it does something else for it, as for `jills.run`."""
+        return self
+
     def check(self, hparams: Any, scalar: bool = False, dtype: Any = None) -> None:
         """Raises ValueError where hparams are of the wrong kind or known to be out of range.
 

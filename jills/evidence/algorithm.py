@@ -1,7 +1,7 @@
 """The algorithm: steps on the objective of the present α and β, which are updated after each."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -88,6 +88,7 @@ class Evidence(Algorithm):
     prior: Prior = one_group
     noise_per_output: bool = False
     curvature: Curvature = by_size
+    single: bool = False  # see `alone`
 
     defaults: ClassVar = Hparams()
     # Its time goes into products and LAPACK, which are no kernels of XLA's: these compile in half the time without
@@ -97,6 +98,10 @@ class Evidence(Algorithm):
     def __post_init__(self):
         super().__post_init__()
         groups_of(self.prior, self.network)
+
+    def alone(self) -> "Evidence":
+        """With G of few rows as one product, which all cores share and which compiles sooner."""
+        return replace(self, single=True)
 
     @property
     def groups(self) -> np.ndarray:
@@ -137,7 +142,8 @@ class Evidence(Algorithm):
         groups = self.groups
         each = jnp.broadcast_to(alpha, groups.shape) if alpha.shape[0] == 1 else alpha[groups]
         blocks = self.curvature(self.network)
-        return Objective.of(self.network, blocks, self.loss, rows, each, beta, self.noise_per_output), alpha
+        split, single = self.noise_per_output, self.single
+        return Objective.of(self.network, blocks, self.loss, rows, each, beta, split, single), alpha
 
     def update(self, hparams: Hparams, state: State, batch: Any) -> tuple[State, Detail]:
         """A step of the course that is followed; the state's params are those of the one that is kept."""

@@ -26,7 +26,8 @@ from jills.network import Network
 
 BLOCK_ENTRIES = 2**19  # of the products of one block of rows: they stay in the cache of a core
 FEWEST_ROWS = 64  # of a block
-FEW_ROWS = 512  # times outputs: up to so many products of whole Jacobians take less time than to lay out those of pairs
+FEW_ROWS = 512  # times outputs, of a single network: up to so many G is one product of its whole Jacobian, which
+# takes no longer on two cores, and compiles sooner, than to lay out the products of pairs; on one core it takes longer
 
 
 @dataclass(frozen=True)

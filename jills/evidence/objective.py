@@ -73,14 +73,18 @@ class Objective(NamedTuple):
     rows: Rows
     alpha: jax.Array  # (p,) of every parameter
     beta: jax.Array  # (1,), or (k,) of every output
+    single: bool  # whether it is that of one network by itself
 
     @classmethod
-    def of(cls, network: Network, blocks: Blocks, loss: Loss, rows: Rows, alpha, beta, split: bool) -> "Objective":
+    def of(
+        cls, network: Network, blocks: Blocks, loss: Loss, rows: Rows, alpha, beta, split: bool, single: bool = False
+    ) -> "Objective":
         """For α of every parameter, `(p,)`, and β, `(1,)` or with `split` `(k,)`."""
         if has_units(network, loss) and loss.in_units is not None:
             loss = loss.in_units(rows.standard.targets.scale[0])
         factor = likelihood.factor_of(loss, network.sizes[-1])
-        return cls(network, blocks, Likelihood(loss, factor, rows.scaled_targets, rows.omega, split), rows, alpha, beta)
+        told = Likelihood(loss, factor, rows.scaled_targets, rows.omega, split)
+        return cls(network, blocks, told, rows, alpha, beta, single)
 
     @property
     def is_quadratic(self) -> bool:
@@ -133,7 +137,7 @@ class Objective(NamedTuple):
         Many rows are taken in blocks, so that memory does not grow with them.
         """
         n = self.rows.omega.shape[0]
-        few = curvature.are_few(self.network, n)
+        few = self.single and curvature.are_few(self.network, n)
         size = n if few else curvature.block_rows(self.network, self.blocks, n)
         shares = self.likelihood.weights / positive(self.rows.total)
 

@@ -105,7 +105,7 @@ def run(
     shared = None if metrics is None else as_partial(metrics)
     judge = checked_validation(algorithm, start, validation, patience)
     blank = blank_detail(algorithm, dtype)
-    algorithm = algorithm.in_blocks(blocks_of_rows(batch.inputs))
+    algorithm = algorithm.in_blocks(blocks_of_rows(batch.inputs)).alone()
     args = automatic((hparams, params, cast_known(batch, dtype), stop, shared, judge, blank))
     return _run(compile, algorithm.compiler_options, (Static(algorithm), num_steps), *args)
 

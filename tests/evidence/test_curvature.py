@@ -31,7 +31,7 @@ def setting(name, sizes=(3, 5, 2), **options):
         targets = np.eye(3)[rng.integers(0, 3, N)]
     elif name == "sigmoid":
         targets = (targets > 0).astype(float)
-    algorithm = jills.evidence.build(network, loss=loss, **options)
+    algorithm = jills.evidence.build(network, loss=loss, **options).alone()
     batch = jills.Batch(jnp.asarray(inputs), jnp.asarray(targets), jnp.asarray(weights))
     state = algorithm.init(network.init(jax.random.key(0), dtype="float64"), batch)
     objective, _ = algorithm.objective(
