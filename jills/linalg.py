@@ -189,7 +189,7 @@ MORE, ATTEMPTS = 8.0, 5  # a shift that rounding makes too small is raised so mu
 
 
 def shifted(matrix: jax.Array, shift: jax.Array) -> jax.Array:
-    """`M + τ I`."""
+    """`M + τ I`; of τ `(1, p)`, `M + diag(τ)`."""
     return jnp.where(jnp.eye(matrix.shape[0], dtype=bool), matrix + shift, matrix)
 
 
@@ -219,8 +219,7 @@ def _root_by_halves(gram, added):
     p = gram.shape[0]
     if p <= LEAF:
         # Of the transpose the lower half is read; LAPACK takes a matrix column by column, so that this copies nothing.
-        whole = jnp.where(jnp.eye(p, dtype=bool), gram + added[None, :], gram).T
-        factor = lax.linalg.cholesky_p.bind(whole)
+        factor = lax.linalg.cholesky_p.bind(shifted(gram, added[None, :]).T)
         return lax.linalg.triangular_solve(factor, jnp.eye(p, dtype=gram.dtype), left_side=True, lower=True)
     half = p // 2
     first = _root_by_halves(gram[:half, :half], added[:half])

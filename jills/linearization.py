@@ -63,7 +63,7 @@ def with_ones(values: jax.Array) -> jax.Array:
 
 
 def forward(network: Network, matrices: Sequence[jax.Array], start: Pass | jax.Array, first: int = 0) -> Pass:
-    """The forward pass of parameters `θ^l`; that of the layers below `first` is picked from `start`.
+    """The forward pass of parameters `θ^l`; that of the layers below `first` is taken from `start`.
 
     Args:
         network: of L layers.
@@ -163,5 +163,5 @@ def jacobian(below: Sequence[jax.Array], sensitivity: Sequence[jax.Array]) -> ja
 
 def _one_after_other(places):
     """Places in several arrays, as those in one that holds all of them."""
-    begins = np.cumsum([0, *(place[-1] + 1 for place in places)])
-    return np.concatenate([begin + place for begin, place in zip(begins, places, strict=False)])
+    begins = np.cumsum([0, *(place[-1] + 1 for place in places[:-1])])
+    return np.concatenate([begin + place for begin, place in zip(begins, places, strict=True)])

@@ -11,7 +11,7 @@ import numpy as np
 from jills import linearization, results
 from jills.algorithm import Algorithm
 from jills.evidence.curvature import Curvature, by_size
-from jills.evidence.descent import Point, descend
+from jills.evidence.descent import Point, descend, pass_at
 from jills.evidence.objective import Objective, Rows, has_units
 from jills.evidence.priors import Prior, groups_of, one_group
 from jills.evidence.updates import updated
@@ -185,8 +185,7 @@ class Evidence(Algorithm):
         theta, value, linear = flatten(matrices), start.value, self.network.num_layers == 1
         if factored.is_whole or linear:
             # A step ends near the minimum. By the parameters before it, α may swing from one value to another for ever.
-            theta = flatten(end.matrices)
-            current = objective.forward(end.matrices) if end.current is None else end.current
+            theta, current = flatten(end.matrices), pass_at(objective, end)
             value = end.value if linear else value  # H of a linear model is that of its end, too
         energies = objective.likelihood.energies(current.prediction)
         together = course.steps < (TOGETHER if alpha.shape[0] > 1 else 0)

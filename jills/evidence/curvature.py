@@ -26,8 +26,9 @@ from jills.network import Network
 
 BLOCK_ENTRIES = 2**19  # of the products of one block of rows: they stay in the cache of a core
 FEWEST_ROWS = 64  # of a block
-FEW_ROWS = 512  # times outputs, of a single network: up to so many G is one product of its whole Jacobian, which
-# takes no longer on two cores, and compiles sooner, than to lay out the products of pairs; on one core it takes longer
+FEW_ROWS = 512
+"""Times outputs: up to so many, G of a network by itself is one product of its whole Jacobian. That takes no longer on
+two cores, and compiles sooner, than to lay out the products of pairs; on one core it takes longer."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class KroneckerLayer:
 
 
 Blocks = tuple[Together | KroneckerLayer, ...]
-"""What of G is kept: every layer is in one of them, in order; what stands between two is picked as zero."""
+"""What of G is kept: every layer is in one of them, in order; what stands between two is taken as zero."""
 
 Curvature = Callable[[Network], Blocks]
 
@@ -125,7 +126,7 @@ Statistics = tuple[list[jax.Array], ...]
 
 
 def block_rows(network: Network, blocks_of_layers: Blocks, n: int) -> int:
-    """How many rows are picked at once, so that blocks are of nearly equal size."""
+    """How many rows are taken at once, so that blocks are of nearly equal size."""
     sizes = network.sizes
     widths = [[(sizes[layer] + 1, sizes[layer + 1]) for layer in block.layers] for block in blocks_of_layers]
     pairs = [(one, other) for own in widths for one in own for other in own]
@@ -135,7 +136,7 @@ def block_rows(network: Network, blocks_of_layers: Blocks, n: int) -> int:
 
 
 def are_few(network: Network, n: int) -> bool:
-    """Whether so many rows are picked at once, by their Jacobian."""
+    """Whether so many rows are taken at once, by their Jacobian."""
     return n * network.sizes[-1] <= FEW_ROWS
 
 

@@ -73,7 +73,7 @@ def _by_products(objective, start, factored):
 
     def step(carry):
         count, _, point = carry
-        current = _pass(objective, point)
+        current = pass_at(objective, point)
         gradient = objective.gradient(point.matrices, current)
         found = ConjugateGradients(PRODUCTS, TOLERANCE).solve(
             lambda change: [objective.product(point.matrices, current, change[0])],
@@ -95,7 +95,7 @@ def _by_pairs(objective, start, factored):
 
     def step(carry):
         point = carry.point
-        theta, gradient = flatten(point.matrices), objective.gradient(point.matrices, _pass(objective, point))
+        theta, gradient = flatten(point.matrices), objective.gradient(point.matrices, pass_at(objective, point))
         change, rise = theta - carry.before[0], gradient - carry.before[1]
         raised = factored.solve(rise)
         image = carry.before[2] + raised
@@ -113,8 +113,8 @@ def _by_pairs(objective, start, factored):
     return lax.while_loop(going, step, alike(begin, factored, objective.rows)).point
 
 
-def _pass(objective, point):
-    """The forward pass of a point."""
+def pass_at(objective: Objective, point: Point) -> Pass:
+    """The forward pass of a point, made anew where it was not kept."""
     return objective.forward(point.matrices) if point.current is None else point.current
 
 

@@ -32,14 +32,12 @@ def gradients(objective: Objective, matrices: Sequence[jax.Array], current: Pass
     omega = rows.omega
     inverse = jnp.where(omega > 0, _over(1.0, omega), jnp.zeros_like(omega))
     gradient, shares = [], []
-    for layer, (inputs, cotangent, matrix) in enumerate(zip(current.below, cotangents, matrices, strict=True)):
-        decay = objective.decays[layer] * matrix
+    below = (rows.scaled_inputs, *current.below[1:])
+    for layer, (inputs, cotangent, matrix) in enumerate(zip(below, cotangents, matrices, strict=True)):
+        decay, fall = objective.decays[layer] * matrix, gathered(inputs, cotangent)
         if layer > 0:
-            fall = gathered(inputs, cotangent)
             gradient.append(fall + decay)
         else:  # in inputs that are centred and scaled
-            inputs = rows.scaled_inputs
-            fall = gathered(inputs, cotangent)
             gradient.append(rows.scaling.gradient(fall) + decay)
             decay = rows.scaling.transposed(decay)
         whole = _weighed(inputs, omega) * _weighed(shrink * cotangent, inverse) + _square(shrink * decay)

@@ -56,7 +56,7 @@ class Objective(NamedTuple):
 
     def forward(self, matrices: Sequence[jax.Array]) -> Pass:
         """The forward pass of parameters `θ^l`."""
-        return linearization.forward(self.network, matrices, linearization.with_ones(self.rows.inputs.T))
+        return linearization.forward(self.network, matrices, self.rows.with_ones)
 
     def in_units(self, matrices: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         """`θ^l` of all layers, that of the output layer over s; also for changes."""

@@ -37,6 +37,11 @@ class Rows(NamedTuple):
         targets = batch.targets if unit is None else batch.targets / unit
         return cls(*batch, omega, scaling, scaling.below(linearization.with_ones(inputs)), unit, targets)
 
+    @property
+    def with_ones(self) -> jax.Array:
+        """`[x; 1]` of every row, `(d + 1, n)`, in the units that they came in."""
+        return linearization.with_ones(self.inputs.T)
+
     def with_moment(self, exact: bool) -> "Rows":
         """With the second moment of the inputs, see `kronecker.input_factor`."""
         return self._replace(moment=kronecker.input_factor(self.scaled_inputs, self.omega, exact))

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jills import linearization
 from jills.gauss_newton.gradients import gradients
 from jills.gauss_newton.line_search import Position
 from jills.gauss_newton.model import Objective
@@ -69,7 +68,7 @@ def _rescaled(objective, first):
     Raw years saturate every unit of a start that was drawn for inputs of size one, inputs of 1e-6 leave them linear.
     """
     rows = objective.rows
-    total = matmul(first.T, linearization.with_ones(rows.inputs.T))
+    total = matmul(first.T, rows.with_ones)
     square = matmul(jnp.square(total), rows.omega[:, None])
     spread = matmul(jnp.square(total - matmul(total, rows.omega[:, None])), rows.omega[:, None])
     out_of_range = (jnp.mean(square) > LARGEST**2) | (jnp.mean(spread) < SMALLEST**2)
