@@ -5,7 +5,6 @@ Shapes and dtypes are always checked. Values are checked where they are known; i
 """
 
 import numbers
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ from jills.losses import Allowed, Loss
 from jills.network import Network
 from jills.results import Stop
 from jills.types import Batch, Member, Params, State
+from jills.warn import warn
 
 
 def check_parts(network, loss) -> None:
@@ -138,11 +138,10 @@ def warn_outside_range(output: Activation, batch: Batch) -> None:
         count = int(np.sum(output.outside(targets)))
         if count:
             low, high = output.range
-            warnings.warn(
+            warn(
                 f"{count} of {targets.size} targets lie outside the range ({low:g}, {high:g}) of the "
                 "output activation and were projected into it; scale the targets, or give the "
-                "network output=jills.activations.identity",
-                stacklevel=4,
+                "network output=jills.activations.identity"
             )
 
 
@@ -181,7 +180,7 @@ def _check_limit(field, values, limit, dtype):
         raise ValueError(f"{field} is {given:.16g}{becomes}, but must lie in {limit}")
     if not finite.all():
         count = np.sum(~finite)
-        warnings.warn(f"{field} is NaN or infinite in {count} of {values.size}; training fails", stacklevel=5)
+        warn(f"{field} is NaN or infinite in {count} of {values.size}; training fails")
 
 
 def _check_numbers(hparams, defaults, scalar):

@@ -14,7 +14,6 @@ import hashlib
 import math
 import platform
 import re
-import warnings
 import weakref
 from collections.abc import Callable
 from functools import cache
@@ -27,6 +26,7 @@ from jax.extend.core import Literal, jaxprs_in_params
 
 from jills import traces
 from jills.linalg import only_cpu
+from jills.warn import warn
 
 Told = TypeVar("Told")
 
@@ -200,7 +200,7 @@ def attempt(function: Callable[[dict[str, Any]], Told], options: dict[str, Any])
             if found is None or found[1] not in known:
                 raise
             _UNKNOWN.add(found[1])
-            warnings.warn(f"XLA does not know {found[1]}: programs are compiled without it", stacklevel=2)
+            warn(f"XLA does not know {found[1]}: programs are compiled without it")
 
 
 def enable_compilation_cache(path: str | Path | None = None) -> Path:

@@ -1,6 +1,5 @@
 """How an estimator trains its members: all of them, and all folds, in one compiled call."""
 
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from jills.predictions import Prediction
 from jills.programs import Program
 from jills.training import Diagnosis, SweepResult, diagnose, progress_bar, sweep
 from jills.types import Batch
+from jills.warn import warn
 
 WORTH_A_WORD = 1.0  # seconds of compilation
 CHUNK = 20  # steps between two looks at the progress
@@ -91,10 +91,9 @@ def _tell_of_the_cache(compiling, training):
     """Once in a process."""
     if not _told:
         _told.append(True)
-        warnings.warn(
+        warn(
             f"compilation took {compiling} s and training {training} s; after jills.enable_compilation_cache() the "
-            "next process finds compiled programs on disk",
-            stacklevel=2,
+            "next process finds compiled programs on disk"
         )
 
 

@@ -19,7 +19,6 @@ import logging
 import os
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +33,7 @@ from jills.training.chunks import Plan, Progress, begun
 from jills.training.identity import ON_DISK, Identity, Start, other_problem, others
 from jills.training.resuming import named
 from jills.types import Info, State
+from jills.warn import warn
 
 KEPT = 2  # states
 OURS = re.compile(r"(sweep|records-\d+-\d+|state-\d+)\.npz")
@@ -201,7 +201,7 @@ def _newest(folder, blank, info, count, are_on_disk=False):
         try:
             return _read(path, blank, info, count, are_on_disk)
         except (ValueError, OSError) as error:
-            warnings.warn(f"{error}; this checkpoint is left out", stacklevel=4)
+            warn(f"{error}; this checkpoint is left out")
     if paths:
         raise ValueError(f"no checkpoint in {folder} can be read; mend it, or give another folder to begin anew")
     return None

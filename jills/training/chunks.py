@@ -6,7 +6,6 @@ Private to `sweep`. Everything here has the members on one flat axis `[M]`.
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,6 +26,7 @@ from jills.training.memory import heaviest_step
 from jills.training.run import scan
 from jills.training.validation import Validation
 from jills.types import Info, State
+from jills.warn import warn
 
 
 class Plan(NamedTuple):
@@ -284,7 +284,7 @@ def drive(
             try:
                 report(progress.done, ended[0], ended[1] != results.RUNNING)
             except Exception as error:
-                warnings.warn(f"on_chunk raised {error!r}; the sweep ends after {progress.done} steps", stacklevel=3)
+                warn(f"on_chunk raised {error!r}; the sweep ends after {progress.done} steps")
                 progress = progress._replace(interrupted=True, error=error)
                 break
             if keep is not None:

@@ -8,7 +8,6 @@ found, unless all starts tell the same of them; rows of which only the bits diff
 """
 
 import hashlib
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +22,7 @@ from jills.training.description import differences
 from jills.training.members import member_of
 from jills.training.resuming import named, other_hparams, short
 from jills.training.validation import FOR_EVER, Validation, entered
+from jills.warn import warn
 
 IN_MEMORY, ON_DISK = "in memory", "on disk"
 AT_A_TIME = 256  # starts that are looked at together on an accelerator
@@ -181,10 +181,9 @@ def other_problem(before: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> 
         if wrong := ", ".join(_other(name, before.get(name), now.get(name)) for name in names).strip(", "):
             told.append(f"{words} ({wrong})")
     if not told and not np.array_equal(before["rows"], now["rows"]):
-        warnings.warn(
+        warn(
             "rows have other bits than those of the checkpoints, but all starts have the same losses, as on another "
-            "machine; if the rows were changed, begin in another folder",
-            stacklevel=4,
+            "machine; if the rows were changed, begin in another folder"
         )
     return told
 

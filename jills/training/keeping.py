@@ -2,7 +2,6 @@
 
 import logging
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from jills.arrays import brief, is_number
 from jills.training.checkpoints import Found, Written, write
 from jills.training.chunks import Keep, Plan, Progress
 from jills.training.records import Records
+from jills.warn import warn
 
 log = logging.getLogger("jills")
 
@@ -93,10 +93,9 @@ class Keeper:
             log.warning("no checkpoint in %s: %r", self._folder, error)
             if not self._warned:
                 self._warned = True
-                warnings.warn(
+                warn(
                     f"no checkpoint could be written to {self._folder}: {error}; the last one there is of step "
-                    f"{self._written.done}; training goes on, and so do attempts",
-                    stacklevel=4,
+                    f"{self._written.done}; training goes on, and so do attempts"
                 )
 
     def _end(self, progress):

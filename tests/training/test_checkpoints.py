@@ -272,8 +272,9 @@ def broken(folder, name, content=None):
 def test_the_older_of_two_where_the_newer_is_not_whole(name, tmp_path, whole):
     sweep(tmp_path, on_chunk=stop_at(6))
     broken(tmp_path, name)
-    with pytest.warns(UserWarning, match=f"{name} is no whole file .*; this checkpoint is left out"):
+    with pytest.warns(UserWarning, match=f"{name} is no whole file .*; this checkpoint is left out") as warned:
         done = sweep(tmp_path)
+    assert [warning.filename for warning in warned] == [__file__]
     same(done, whole)
     same(sweep(tmp_path), whole)
 
@@ -411,8 +412,9 @@ def test_rows_of_which_only_bits_differ_are_warned_of(tmp_path, whole):
         return params, batch._replace(targets=batch.targets * (1 + 3e-16))
 
     sweep(tmp_path, on_chunk=stop_at(4))
-    with pytest.warns(UserWarning, match="rows have other bits than those of the checkpoints, but all starts have"):
+    with pytest.warns(UserWarning, match="rows have other bits .*, but all starts have") as warned:
         done = sweep(tmp_path, given=nearly)
+    assert [warning.filename for warning in warned] == [__file__]
     np.testing.assert_allclose(done.info.loss, whole.info.loss, rtol=1e-9)
 
 
@@ -469,7 +471,7 @@ def test_a_full_disk_is_warned_of_once_and_tried_again(error, tmp_path, whole, m
     failing(monkeypatch, error, fine=4, count=2)  # the first checkpoint is `sweep.npz`, records and state
     done = sweep(tmp_path)
     same(done, whole)
-    assert len(recwarn) == 1
+    assert [warning.filename for warning in recwarn] == [__file__]
     assert re.search(f"no checkpoint could be written to .*{error.strerror}; .* of step 2; training", str(recwarn[0]))
     monkeypatch.undo()
     assert {"state-11.npz", "records-2-8.npz"} <= set(names(tmp_path))
