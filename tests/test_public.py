@@ -46,7 +46,7 @@ FIELDS = {
     "adam.Hparams": "learning_rate b1 b2 eps",
 }
 LAYERS = [
-    {"transformations"},
+    {"transformations", "warn"},
     {"types", "activations", "arrays", "linalg", "contents"},
     {"functions"},
     {"traces"},
@@ -93,7 +93,7 @@ WINGS = {
         {"chunks", "description", "tables"},
         {"result"},
         {"resuming", "records"},
-        {"checkpoint", "identity"},
+        {"checkpoint", "identity", "task"},
         {"checkpoints"},
         {"keeping"},
         {"processes"},

@@ -53,6 +53,23 @@ def free_bytes() -> int:
     return psutil.virtual_memory().available
 
 
+def check_fits(kept: int, work: int, shape: tuple[int, int], available: int) -> None:
+    """Raises MemoryError where the states and records of a sweep, or beside them the work of a step, would not fit.
+
+    Args:
+        kept: bytes of states and records.
+        work: bytes of a step; zero: not known yet.
+        shape: (H, S).
+        available: bytes.
+    """
+    if kept + work > available:
+        raise MemoryError(
+            f"this sweep of {shape[0]} x {shape[1]} members needs at least {kept / 1e9:.1f} GB for states and records "
+            f"and {work / 1e9:.1f} GB for a step, but {available / 1e9:.1f} GB are free; sweep fewer keys at a time, "
+            "fewer rows or fewer steps, or take a smaller batch_size"
+        )
+
+
 def tree_bytes(tree: Any) -> int:
     """Of all arrays of a tree of shapes, such as `jax.eval_shape` returns."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(getattr(leaf, "dtype", None), np.dtype)]

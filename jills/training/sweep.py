@@ -19,25 +19,19 @@ from jax.sharding import Mesh
 
 from jills import checks, results
 from jills.algorithm import Algorithm
-from jills.arrays import cast
 from jills.compilation import check_tier
-from jills.functions import Static, settle
+from jills.functions import settle
 from jills.hparams import as_columns
-from jills.linalg import only_cpu
 from jills.results import Stop
 from jills.training import checkpoints, chunks, processes
-from jills.training.description import describe
 from jills.training.identity import identify, look
 from jills.training.interruption import termination
 from jills.training.keeping import Keeper, checked_seconds, keeping
-from jills.training.members import check_member, first, member_of, ready, split
-from jills.training.memory import free_bytes, tree_bytes
+from jills.training.memory import check_fits, free_bytes
 from jills.training.progress import OnChunk
-from jills.training.records import NUMBERS, Records
+from jills.training.records import Records
 from jills.training.result import SweepResult
-from jills.training.resuming import check_same
-from jills.training.run import as_partial, blank_detail, check_static
-from jills.training.validation import checked_patience
+from jills.training.task import checked_task
 from jills.types import Batch, Metrics, Problem, State
 
 
@@ -152,94 +146,61 @@ def sweep(
         again = partial(sweep, algorithm, hparams, problem, num_steps=num_steps, **options)
         rows = {"batches": batches, "validation": validation}
         return processes.share_out(again, checks.checked_keys(keys), rows, state, checkpoint)
-    check_static(algorithm, metrics)
     check_tier(compile)
     checkpoint_seconds = checked_seconds(checkpoint_seconds)
-    checks.check_function("problem", problem)
-    num_steps = checks.checked_count("sweep: num_steps", num_steps)
-    chunk_steps = checks.checked_count("sweep: chunk_steps", chunk_steps)
-    batch_size = None if batch_size is None else checks.checked_count("sweep: batch_size", batch_size)
-    checks.check_stop(stop, algorithm.blank_detail)
-    keys = checks.checked_keys(keys)
-    described = describe(algorithm)
-    if isinstance(state, SweepResult):
-        check_same(state, described, keys, as_columns(hparams)[1])
-        state = state.state
-    static, problem = Static(algorithm), as_partial(problem)
-    metrics = None if metrics is None else as_partial(metrics)
-    rows = [split(name, given, len(keys)) for name, given in (("batches", batches), ("validation", validation))]
-    one_key = jax.ShapeDtypeStruct((), keys.dtype)
-    blank, judged = jax.eval_shape(partial(_checked_blank, algorithm), problem, one_key, *map(first, rows))
-    waits = checked_patience(judged, patience)
-    rows = [ready(each, blank.loss.dtype) for each in rows]
-    algorithm.check(hparams, dtype=blank.loss.dtype)
-    num_hparams, columns = as_columns(cast(hparams, blank.loss.dtype))
-    shape, chunk_steps = (num_hparams, keys.shape[0]), min(chunk_steps, num_steps)
-    copies = 2 if checkpoint is None else 3  # states, old and new, and those that are being written
-    in_memory = num_steps if records is None else min(num_steps, NUMBERS // math.prod(shape) + chunk_steps)
-    kept = math.prod(shape) * (copies * tree_bytes(blank) + 40 * in_memory)
-    _check_memory(kept, 0, shape, free_bytes())
-    common = [each and each._replace(stacked=None) for each in rows]
-    stacked = [each and each.stacked for each in rows]
-    still, stop = blank_detail(algorithm, blank.loss.dtype), cast(stop, blank.loss.dtype)
-    shared = chunks.Shared(problem, stop, metrics, common, waits, still)
-
-    plan = chunks.make_plan(math.prod(shape), mesh, batch_size)
-    hparam_index, key_index = np.divmod(plan.members, shape[1])
-    # By NumPy where that copies nothing to a host: JAX would compile each of these.
-    own = jax.tree.map(lambda leaf: _on_host(leaf)[key_index], stacked)
-    data = np.asarray(jax.random.key_data(keys))
-    members = (jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index], columns), data[key_index], own)
-    start = None
-    if state is not None:
-        state = checks.checked_state(state, blank, shape)
-        start = jax.tree.map(lambda leaf: np.asarray(leaf)[hparam_index, key_index], state)
-    progress, compile_seconds = chunks.begun(plan, start), 0.0
-
+    task = checked_task(
+        algorithm=algorithm,
+        hparams=hparams,
+        problem=problem,
+        keys=keys,
+        num_steps=num_steps,
+        chunk_steps=chunk_steps,
+        mesh=mesh,
+        stop=stop,
+        metrics=metrics,
+        state=state,
+        batch_size=batch_size,
+        batches=batches,
+        validation=validation,
+        patience=patience,
+        is_checkpointed=checkpoint is not None,
+        is_recorded=records is not None,
+    )
     with checkpoints.claimed(checkpoint) as folder:
-        found = keeper = None
-        if folder is not None:
-            identity = identify(described, blank.loss.dtype, keys, columns, stop, waits, state, records is not None)
-            looks = partial(look, static, plan.batch_size, problem, metrics, common, keys, stacked)
-            found = checkpoints.enter(folder.path, identity, looks, blank, still, math.prod(shape))
-            progress = progress if found is None else found.going_on(plan, num_steps)
+        found = None if folder is None else _found(task, folder, records is not None)
+        progress = task.start() if found is None else found.going_on(task.plan, task.num_steps)
         store = None
         if records is not None:
             progress = progress._replace(stored=progress.stored or 0)
             owner = checkpoints.owner(folder and folder.path)
-            store = Records(records, owner, progress.stored or 0, shape, columns, described)
-        if progress.done < num_steps and not progress.all_stopped:
+            store = Records(records, owner, progress.stored or 0, task.shape, task.columns, task.described)
+        compile_seconds = 0.0
+        if progress.done < task.num_steps and not progress.all_stopped:
             if folder is not None:
                 folder.check_writable()
             if store is not None:
-                store.begin(num_steps)
+                store.begin(task.num_steps)
             began = time.perf_counter()
-            given = chunks.given(plan, shared, members, jax.random.key_impl(keys))
-            available = free_bytes()  # starts, which begin to be made here, are among what is kept
-            starts = None if progress.states else chunks.blank_states(static, plan, given, compile)
-            chunk = chunks.trace_chunk(static, plan, given, blank, chunk_steps)
-            _check_memory(kept, chunk.work_bytes(plan), shape, available)
-            tier = chunk.traced.tier(found.tier if found and compile == "auto" else compile, num_steps / chunk_steps)
-            call = chunk.compile(tier)
-            if starts is not None:
-                progress = progress._replace(states=starts())
+            word = found.tier if found and compile == "auto" else compile
+            call, tier, progress = _compiled(task, progress, word)
             compile_seconds = time.perf_counter() - began
-            settle(static, problem.func, *([] if metrics is None else [metrics.func]))
-            report = partial(_report, on_chunk, shape)
+            settle(task.static, task.shared.problem.func, *([] if metrics is None else [task.shared.metrics.func]))
+            report = partial(_report, on_chunk, task.shape)
             with termination(folder is not None) as is_terminated:
+                keeper = None
                 if folder is not None:
-                    keeper = Keeper(folder.path, checkpoint_seconds, found, plan, tier, is_terminated)
+                    keeper = Keeper(folder.path, checkpoint_seconds, found, task.plan, tier, is_terminated)
                 keep = keeping(store, keeper)
-                progress = chunks.drive(call, plan, progress, num_steps, chunk_steps, report, keep)
-        final = plan.gather(progress.states)
+                counts = {"num_steps": task.num_steps, "chunk_steps": task.chunk_steps}
+                progress = chunks.drive(call, task.plan, progress, **counts, report=report, keep=keep)
+        final = task.plan.gather(progress.states)
         _check_started(final)
-        laid_out = lambda tree: jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree)  # noqa: E731
         if store is None:
-            info, done = chunks.join_infos(progress, num_steps)
-            info = laid_out(info)
+            info, done = chunks.join_infos(progress, task.num_steps)
+            info = task.laid_out(info)
         else:
-            info, done = store.finish(progress, num_steps)
-        final = jax.device_put(laid_out(final))
+            info, done = store.finish(progress, task.num_steps)
+        final = jax.device_put(task.laid_out(final))
     return SweepResult(
         state=final,
         info=info,
@@ -248,32 +209,36 @@ def sweep(
         compile_seconds=compile_seconds,
         run_seconds=progress.seconds,
         error=progress.error,
-        keys=data,
-        hparams=jax.tree.map(np.asarray, columns),
-        algorithm=described,
+        keys=np.asarray(jax.random.key_data(task.keys)),
+        hparams=jax.tree.map(np.asarray, task.columns),
+        algorithm=task.described,
         network=algorithm.network,
     )
 
 
-def _checked_blank(algorithm, problem, key, rows, validation):
-    """A member before it has begun, and its validation rows."""
-    member = member_of(problem, key, rows, validation)
-    check_member(algorithm, member)
-    return algorithm.blank(member.params, member.batch), member.validation
+def _found(task, folder, are_on_disk):
+    """The checkpoint that a sweep goes on from; None where there is none yet."""
+    shared, keys = task.shared, task.keys
+    identity = identify(
+        task.described, task.dtype, keys, task.columns, shared.stop, shared.patience, task.earlier, are_on_disk
+    )
+    looks = partial(
+        look, task.static, task.plan.batch_size, shared.problem, shared.metrics, shared.common, keys, task.stacked
+    )
+    return checkpoints.enter(folder.path, identity, looks, task.blank, shared.still, math.prod(task.shape))
 
 
-def _on_host(leaf):
-    return np.asarray(leaf) if only_cpu() else leaf
-
-
-def _check_memory(kept, work, shape, available):
-    """Refuses a sweep of which the states and records, or beside them the work of a step, would not fit."""
-    if kept + work > available:
-        raise MemoryError(
-            f"this sweep of {shape[0]} x {shape[1]} members needs at least {kept / 1e9:.1f} GB for states and records "
-            f"and {work / 1e9:.1f} GB for a step, but {available / 1e9:.1f} GB are free; sweep fewer keys at a time, "
-            "fewer rows or fewer steps, or take a smaller batch_size"
-        )
+def _compiled(task, progress, word):
+    """What runs a chunk, in which tier it was compiled, and the progress with the starts that were made meanwhile."""
+    plan = task.plan
+    given = chunks.given(plan, task.shared, task.members(), jax.random.key_impl(task.keys))
+    available = free_bytes()  # starts, which begin to be made here, are among what is kept
+    starts = None if progress.states else chunks.blank_states(task.static, plan, given, word)
+    chunk = chunks.trace_chunk(task.static, plan, given, task.blank, task.chunk_steps)
+    check_fits(task.kept, chunk.work_bytes(plan), task.shape, available)
+    tier = chunk.traced.tier(word, task.num_steps / task.chunk_steps)
+    call = chunk.compile(tier)
+    return call, tier, progress if starts is None else progress._replace(states=starts())
 
 
 def _check_started(state):
