@@ -88,7 +88,7 @@ def curve_figure(summary: pd.DataFrame, arrays: xr.Dataset, ours: str) -> Figure
         axis.set(xscale="log", yscale="log")
         axis.set_xlabel("seconds without compilation", fontsize=8)
         axis.set_title(title, fontsize=8)
-        axis.tick_params(labelsize=7)
+        axis.tick_params(which="both", labelsize=7)
         axis.grid(alpha=0.3)
     for axis in list(axes.flat)[len(names) :]:
         axis.set_axis_off()

@@ -15,6 +15,7 @@ import xarray as xr
 from experiments.benchmark.config import FULL_BATCH, MINIBATCHES
 from experiments.peers.base import FAST_TIER
 
+BEST = "best peer"
 OURS = ("jills gauss_newton", "jills ills")  # the first that was run is compared
 FAMILIES: dict[str, tuple[str, ...]] = {
     FULL_BATCH: (FULL_BATCH,),
@@ -22,7 +23,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "L-BFGS (Optax)": ("Optax L-BFGS",),
     "best LM": ("Optimistix", "SciPy LM", "SciPy TRF", "torch LM"),
     "L-BFGS (scikit-learn)": ("scikit-learn",),
-    "best peer": ("",),
+    BEST: ("",),
 }
 """Family → how the names of its peers begin. Where it has several, each problem is given the quickest one."""
 SMALL = 500  # parameters
@@ -195,7 +196,7 @@ def overall(summary: pd.DataFrame) -> pd.DataFrame:
 
 def slower(summary: pd.DataFrame, name: str = "ratio") -> pd.DataFrame:
     """The problems on which ours takes longer than the quickest peer; or reaches the target no more than it does."""
-    rows = best_of(summary, "best peer", name)
+    rows = best_of(summary, BEST, name)
     return rows.loc[(rows[f"{name}_low_median"] < 1) | (rows[f"{name}_point_median"] < 1)]
 
 

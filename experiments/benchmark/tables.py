@@ -2,13 +2,15 @@
 
 import pandas as pd
 
-from experiments.benchmark.ratios import BOUNDS, FAMILIES, best_of, overall, show, slower
+from experiments.benchmark.config import MINIBATCHES
+from experiments.benchmark.ratios import BEST, BOUNDS, FAMILIES, best_of, overall, show, slower
 from experiments.records import as_markdown
 
 
 def markdown(summary: pd.DataFrame, tuning: dict[str, dict], ours: str) -> str:
     """The whole report."""
     parts = [f"# Time to target: each peer over {ours}", HOW, "## Geometric means", overall_table(summary)]
+    parts += ["## All problems", families_table(summary, ours)]
     parts += ["## Where it is slower than the quickest peer", slower_list(summary, ours), "## Each problem"]
     for problem, part in summary.groupby("problem", sort=False):
         parts += [f"### {heading(part)}", f"`{problem}`. {tuned_line(tuning.get(str(problem)))}", problem_table(part)]
@@ -36,13 +38,41 @@ def overall_table(summary: pd.DataFrame) -> str:
     return as_markdown(pd.DataFrame(rows))
 
 
+def families_table(summary: pd.DataFrame, ours: str) -> str:
+    """A row for each problem: our seconds, ratios of the families, and some with compilation, too."""
+    every = [family for family in FAMILIES if family != BEST]
+    known = {family: best_of(summary, family, "ratio").set_index("problem") for family in every}
+    compiled = {family: best_of(summary, family, "ratio_compiled").set_index("problem") for family in IN_FULL}
+    rows = []
+    for problem, part in summary.groupby("problem", sort=False):
+        own = part.loc[part.peer == ours]
+        cells = {"problem (parameters)": f"{part.title.iloc[0]} ({part.parameters.iloc[0]})"}
+        cells[f"{ours}, s"] = bounded(own.iloc[0], "seconds") if len(own) else ""
+        for tables, name, words in ((known, "ratio", ""), (compiled, "ratio_compiled", ", with compilation")):
+            for family, table in tables.items():
+                cells[f"{family}{words}"] = (
+                    _of_family(family, table.loc[problem], name) if problem in table.index else ""
+                )
+        rows.append(cells)
+    return as_markdown(pd.DataFrame(rows))
+
+
+# Families shown with compilation, too: Adam on minibatches compiles as long as Adam on all rows.
+IN_FULL = tuple(family for family in FAMILIES if family not in (MINIBATCHES, BEST))
+
+
+def _of_family(family, row, name):
+    """A ratio, and where a family has several kinds of peers, of which."""
+    return bounded(row, name) + (f" ({row.peer.split()[0]})" if len(FAMILIES[family]) > 1 else "")
+
+
 def slower_list(summary: pd.DataFrame, ours: str) -> str:
     """A line for each such problem, without and with compilation."""
     lines = []
     for name, words in (("ratio", "run time"), ("ratio_compiled", "with compilation")):
         rows = slower(summary, name).sort_values(f"{name}_point_median")
         lines += [f"* {row['title']}, {words}: {row['peer']}, ratio {bounded(row, name)}" for _, row in rows.iterrows()]
-    problems = best_of(summary, "best peer", "ratio").problem.nunique()
+    problems = best_of(summary, BEST, "ratio").problem.nunique()
     return "\n".join(lines) or f"{ours} is slower on none of {problems} problems."
 
 

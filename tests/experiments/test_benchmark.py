@@ -131,6 +131,18 @@ def test_the_whole_is_a_geometric_mean_with_bounds():
     text = tables.markdown(summary, {}, "jills ills")
     assert "* Hard, run time: Optax L-BFGS, ratio ≤0.4" in text
     assert "≥25 (1, 1 bounds)" in text
+    # Seconds of ours, Adam, L-BFGS; and with compilation, (3 + 1) / (1 + 1) and (50 + 2) / (2 + 1) the middle ones.
+    lines = text[text.index("## All problems") :].splitlines()
+    names, _, easy = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:5])
+    told = {name: cell for name, cell in zip(names, easy, strict=True) if cell}
+    assert told == {
+        "problem (parameters)": "Easy (101)",
+        "jills ills, s": "2",
+        FULL_BATCH: "3",
+        "L-BFGS (Optax)": "≥25",
+        f"{FULL_BATCH}, with compilation": "2",
+        "L-BFGS (Optax), with compilation": "≥17.3",
+    }
 
 
 def test_signs():
