@@ -19,6 +19,7 @@ from jax.tree_util import Partial
 
 import jills
 from jills import results
+from jills.training import chunks
 
 ADAM = CASES["adam"].algorithm
 RATES = jills.adam.Hparams(jnp.array([0.01, 0.1, 0.3]))
@@ -274,6 +275,13 @@ def test_a_sweep_that_cannot_fit_is_refused_before_it_compiles(keys):
         jills.sweep(ADAM, RATES, problem, keys, 2**31 - 1)
     with pytest.raises(MemoryError, match=r"of 2 x 100000 members needs at least \d+"):
         jills.sweep(CASES["ills"].algorithm, CASES["ills"].grids[0], large, jax.random.split(keys[0], 100_000), 10)
+
+
+def test_what_cannot_fit_is_told_before_rows_are_laid_out(keys, monkeypatch):
+    """Which takes memory itself."""
+    monkeypatch.setattr(chunks, "make_plan", None)
+    with pytest.raises(MemoryError, match="of 3 x 5 members needs at least"):
+        jills.sweep(ADAM, RATES, problem, keys, 2**31 - 1)
 
 
 def test_progress_bar_writes_one_line():
