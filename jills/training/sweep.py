@@ -191,8 +191,7 @@ def sweep(
                 if folder is not None:
                     keeper = Keeper(folder.path, checkpoint_seconds, found, task.plan, tier, is_terminated)
                 keep = keeping(store, keeper)
-                counts = {"num_steps": task.num_steps, "chunk_steps": task.chunk_steps}
-                progress = chunks.drive(call, task.plan, progress, **counts, report=report, keep=keep)
+                progress = chunks.drive(call, task.plan, progress, task.num_steps, task.chunk_steps, report, keep)
         final = task.plan.gather(progress.states)
         _check_started(final)
         if store is None:

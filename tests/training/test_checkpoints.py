@@ -412,7 +412,8 @@ def test_rows_of_which_only_bits_differ_are_warned_of(tmp_path, whole):
         return params, batch._replace(targets=batch.targets * (1 + 3e-16))
 
     sweep(tmp_path, on_chunk=stop_at(4))
-    with pytest.warns(UserWarning, match="rows have other bits .*, but all starts have") as warned:
+    told = "rows have other bits than those of the checkpoints, but all starts have"
+    with pytest.warns(UserWarning, match=told) as warned:
         done = sweep(tmp_path, given=nearly)
     assert [warning.filename for warning in warned] == [__file__]
     np.testing.assert_allclose(done.info.loss, whole.info.loss, rtol=1e-9)
